@@ -1,0 +1,1 @@
+"""Contracts every other package shares: registry, questions, batches, errors, seeds."""

@@ -1,0 +1,117 @@
+"""What flows through the library as tensors: prompts, rollouts and losses.
+
+Shapes: B questions, G completions each, N = B * G, P prompt tokens, C completion tokens.
+Each record has a `to(device)`, without which Lightning cannot move a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spatial_ssrl.core.questions import Question, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBatch:
+    """Tokenised prompts of a batch of questions, left padded.
+
+    Args:
+        input_ids: Token ids with media placeholders expanded, shape (B, P), int64.
+        attention_mask: True on real tokens, shape (B, P), bool.
+        vision: Everything else the processor returned, keyed by the model's argument names;
+            packed per model, so only the policy may slice it.
+        questions: The questions, length B, in row order; stay on the host.
+        targets: Token ids of a given completion per question (cold start), right padded,
+            shape (B, C), int64; None when completions are to be sampled.
+        target_mask: True on the tokens of `targets`, shape (B, C), bool.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    vision: Mapping[str, Tensor]
+    questions: tuple[Question, ...]
+    targets: Tensor | None = None
+    target_mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PromptBatch:
+        """Return the batch with every tensor on `device`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            input_ids=move(self.input_ids),
+            attention_mask=move(self.attention_mask),
+            vision={name: move(value) for name, value in self.vision.items()},
+            targets=None if self.targets is None else move(self.targets),
+            target_mask=None if self.target_mask is None else move(self.target_mask),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """Completions of a prompt batch; row i answers question i // group_size.
+
+    Args:
+        tokens: Completion token ids, right padded, shape (N, C), int64.
+        mask: True on sampled tokens, the end-of-text token included, shape (N, C), bool.
+        logprobs: Log-probability of each token under the distribution it was sampled from,
+            shape (N, C), float32, 0 on padding; None for given (not sampled) completions.
+        texts: Decoded completions without special tokens, length N.
+        truncated: True where the length limit cut the completion, shape (N,), bool.
+        group_size: Completions per question, G.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    logprobs: Tensor | None
+    texts: tuple[str, ...]
+    truncated: Tensor
+    group_size: int
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRollouts:
+    """Rollouts with everything an update needs, all without gradient.
+
+    Args:
+        rollouts: The completions.
+        verdicts: What the verifier said of each, length N.
+        rewards: Reward of each completion, shape (B, G), float32.
+        advantages: Advantage of each completion, shape (B, G), float32.
+        old_logprobs: Under the weights that sampled, shape (N, C), float32.
+        ref_logprobs: Under the reference policy, shape (N, C), float32; None when the
+            algorithm uses no reference.
+    """
+
+    rollouts: Rollouts
+    verdicts: tuple[Verdict, ...]
+    rewards: Tensor
+    advantages: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """A loss and its statistics, both ready to be summed over micro-batches.
+
+    Args:
+        loss: Scalar with gradient, already divided by the normaliser of the whole update.
+        stats: Detached sums over tokens or sequences by name; `loss_weight` style counts
+            are the caller's, so that micro-batches add up.
+    """
+
+    loss: Tensor
+    stats: Mapping[str, Tensor]

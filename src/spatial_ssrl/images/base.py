@@ -1,0 +1,41 @@
+"""Where pictures come from: the image source contract and its registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from spatial_ssrl.core.questions import Scene
+from spatial_ssrl.core.registry import Registry
+
+
+class ImageSource(ABC):
+    """A finite, indexable collection of scenes.
+
+    A source knows where pixels and depth come from; it knows nothing of tasks. `scene(i)`
+    is a pure function of the constructor's arguments and `i`, so that workers agree.
+    """
+
+    has_depth: ClassVar[bool] = False
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+
+    @abstractmethod
+    def scene(self, index: int) -> Scene:
+        """Return scene `index`, in [0, len(self)).
+
+        Raises:
+            SceneUnreadable: If its files cannot be decoded; the message names the file.
+        """
+
+    def prepare(self) -> None:
+        """Do slow one-time work, such as rendering into a cache, before scenes are asked for.
+
+        Called once on one process, with a progress bar where it takes long. Does nothing by
+        default.
+        """
+
+
+IMAGE_SOURCES: Registry[ImageSource] = Registry(ImageSource, "image source")

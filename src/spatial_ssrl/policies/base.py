@@ -1,0 +1,158 @@
+"""The policy backbone contract, its registry, and how completions are sampled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.questions import Question
+from spatial_ssrl.core.registry import Registry
+
+Collator = Callable[[Sequence[Question]], PromptBatch]
+"""Turns questions into a prompt batch; picklable, so that data workers can hold it."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are sampled.
+
+    Args:
+        max_new_tokens: Length limit of a completion, in tokens.
+        temperature: Divides the logits; 0 picks the most likely token.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if self.temperature < 0:
+            raise ConfigError(f"temperature must be 0 (greedy) or more, got {self.temperature}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadState:
+    """What a policy keeps of the rows it has read so far: enough to continue any of them.
+
+    Rows are prompts at first; `select` repeats, drops or reorders them, which is how one
+    reading of a prompt serves its whole group. Gradients flow through it.
+
+    Args:
+        cache: Keys and values of R rows, T positions.
+        mask: True on real tokens, shape (R, T), bool; rows are left padded.
+        position: Position of the next token of each row, shape (R,), int64.
+        hidden: Last hidden state of each row's last token, shape (R, d).
+    """
+
+    cache: DynamicCache
+    mask: Tensor
+    position: Tensor
+    hidden: Tensor
+
+    def select(self, rows: Tensor) -> ReadState:
+        """Return the state of rows `rows`, shape (R',), int64, which may repeat."""
+        cache = DynamicCache()
+        for index, layer in enumerate(self.cache.layers):
+            cache.update(layer.keys[rows], layer.values[rows], index)
+        return replace(
+            self,
+            cache=cache,
+            mask=self.mask[rows],
+            position=self.position[rows],
+            hidden=self.hidden[rows],
+        )
+
+
+class PolicyBackbone(nn.Module, ABC):
+    """A vision-language model that can be sampled from, scored and adapted.
+
+    The constructor stores settings only; `load` brings the weights, so that configs parse and
+    components are listed without any.
+    """
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load or build weights, processor and adapters; does nothing the second time.
+
+        Raises:
+            ConfigError: If the model or its processor cannot be had; says what was looked for
+                and where.
+        """
+
+    @abstractmethod
+    def collator(self) -> Collator:
+        """Return the picklable collator of this policy's processor; needs no weights."""
+
+    @abstractmethod
+    def read(self, prompts: PromptBatch) -> ReadState:
+        """Run the vision tower and the language model over each prompt once."""
+
+    @abstractmethod
+    def read_on(self, state: ReadState, tokens: Tensor, mask: Tensor) -> tuple[ReadState, Tensor]:
+        """Continue rows that were read with further tokens.
+
+        Args:
+            state: What was read so far, R rows. Consumed: its cache may be extended in place.
+            tokens: Next tokens of each row, right padded, shape (R, K), int64.
+            mask: True on real tokens, shape (R, K), bool.
+
+        Returns:
+            The state after the tokens, and the last hidden state at each of them, (R, K, d).
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return next-token logits, shape (..., V), float32, from hidden states (..., d).
+
+        Media placeholders are -inf: they can never be sampled, on any engine.
+        """
+
+    @abstractmethod
+    def logprobs(self, prompts: PromptBatch, rollouts: Rollouts, temperature: float) -> Tensor:
+        """Return the log-probability of each completion token, shape (N, C), float32.
+
+        The prompt and the vision tower run once per group. 0 on padding. Carries gradients
+        when they are enabled.
+        """
+
+    @abstractmethod
+    def slice(self, prompts: PromptBatch, start: int, stop: int) -> PromptBatch:
+        """Return the prompts of questions [start, stop), with their share of packed images."""
+
+    @abstractmethod
+    def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
+        """Return the text of each row of tokens, (N, C), special tokens left out."""
+
+    @property
+    @abstractmethod
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Tokens any of which ends a completion."""
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[None]:
+        """Return a context in which the policy is what it was as RL began; no second model."""
+
+    @abstractmethod
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return the trainable tensors by name, for checkpoints."""
+
+    @abstractmethod
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `trainable_state` returned; raises on missing or unexpected names."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write the adapter (PEFT layout) or the whole model, and the processor."""
+
+
+POLICIES: Registry[PolicyBackbone] = Registry(PolicyBackbone, "policy")

@@ -1,0 +1,25 @@
+"""The verifier contract and its registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from spatial_ssrl.core.questions import Question, Verdict
+from spatial_ssrl.core.registry import Registry
+
+
+class Verifier(ABC):
+    """Turns the text of a completion into a reward, by rule alone."""
+
+    @abstractmethod
+    def score(self, text: str, question: Question) -> Verdict:
+        """Score one completion.
+
+        Args:
+            text: The completion, any string at all; never raises on it and takes time linear
+                in its length.
+            question: The question it answers.
+        """
+
+
+VERIFIERS: Registry[Verifier] = Registry(Verifier, "verifier")
