@@ -90,8 +90,13 @@ class PolicyBackbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def collator(self) -> Collator:
-        """Return the picklable collator of this policy's processor; needs no weights."""
+    def collator(self, answer_of: Callable[[Question], str] | None = None) -> Collator:
+        """Return the picklable collator of this policy's processor; needs no weights.
+
+        Args:
+            answer_of: Picklable function that gives the completion to learn from (cold start);
+                its text and the end token become `targets`. None leaves `targets` out.
+        """
 
     @abstractmethod
     def read(self, prompts: PromptBatch) -> ReadState:
@@ -126,8 +131,15 @@ class PolicyBackbone(nn.Module, ABC):
         """
 
     @abstractmethod
+    def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
+        """Return the prompts of questions `rows`, in that order, with their share of images.
+
+        Rows need not be neighbours: an update leaves out groups that carry no signal.
+        """
+
     def slice(self, prompts: PromptBatch, start: int, stop: int) -> PromptBatch:
         """Return the prompts of questions [start, stop), with their share of packed images."""
+        return self.select(prompts, range(start, stop))
 
     @abstractmethod
     def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
