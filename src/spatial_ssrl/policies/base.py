@@ -147,6 +147,11 @@ class PolicyBackbone(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def vocabulary_size(self) -> int:
+        """Width of `logits`."""
+
+    @property
+    @abstractmethod
     def end_token_ids(self) -> tuple[int, ...]:
         """Tokens any of which ends a completion."""
 

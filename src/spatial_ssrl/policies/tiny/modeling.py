@@ -1,0 +1,281 @@
+"""TinyVLM as a transformers model: `generate`, PEFT and `save_pretrained` work as on any."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForImageTextToText,
+    Cache,
+    GenerationMixin,
+    LlamaModel,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+import spatial_ssrl.policies.tiny.encoder  # noqa: F401 (registers patch_resnet_nano with timm)
+from spatial_ssrl.policies.tiny.configuration import TinyVLMConfig
+
+_FREQUENCIES = 4
+
+
+class VisionTower(nn.Module):
+    """A timm encoder over the picture and its pixel coordinates.
+
+    The two coordinate channels (in [-1, 1]) tell a small convolutional encoder where it is,
+    which borders alone tell it late (CoordConv, arXiv:1807.03247).
+    """
+
+    def __init__(self, config: TinyVLMConfig) -> None:
+        super().__init__()
+        self.body = timm.create_model(
+            config.encoder,
+            pretrained=False,
+            features_only=True,
+            in_chans=5,
+            **config.encoder_kwargs,
+        )
+        axis = torch.linspace(-1, 1, config.image_size)
+        rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+        self.register_buffer("coordinates", torch.stack([columns, rows]), persistent=True)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the finest and the coarsest feature map of pictures (N, 3, S, S)."""
+        coordinates = self.coordinates.to(pixel_values.dtype).expand(len(pixel_values), -1, -1, -1)
+        maps = self.body(torch.cat([pixel_values, coordinates], dim=1))
+        return maps[0], maps[-1]
+
+
+class DenseTokens(nn.Module):
+    """A few tokens that describe the whole of a feature map."""
+
+    def __init__(self, channels: int, side: int, tokens: int, width: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, 64, 1)
+        self.inward = nn.Linear(64 * side * side, 256)
+        self.norm = nn.LayerNorm(256)
+        self.outward = nn.Linear(256, tokens * width)
+        self.tokens = tokens
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return tokens (N, tokens, width) of feature maps (N, C, side, side)."""
+        hidden = self.norm(self.inward(self.squeeze(features).flatten(1)))
+        return self.outward(nn.functional.gelu(hidden)).unflatten(1, (self.tokens, -1))
+
+
+class KeypointTokens(nn.Module):
+    """Tokens that each find one place in a feature map and say what is there and where.
+
+    A soft arg-max over positions (deep spatial autoencoders, arXiv:1509.06113) gives a place;
+    the token holds the features pooled there and Fourier features of the place.
+    """
+
+    def __init__(self, channels: int, side: int, tokens: int, width: int) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(channels, tokens, 1)
+        self.outward = nn.Linear(channels + 4 * _FREQUENCIES, width)
+        self.identity = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        axis = torch.linspace(-1, 1, side)
+        rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+        self.register_buffer("places", torch.stack([columns, rows], -1).flatten(0, 1))
+        octaves = math.pi * 2.0 ** torch.arange(_FREQUENCIES)
+        self.register_buffer("octaves", octaves)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return tokens (N, tokens, width) of feature maps (N, C, side, side)."""
+        weights = self.score(features).flatten(2).softmax(dim=-1)
+        what = weights @ features.flatten(2).transpose(1, 2)
+        where = weights @ self.places
+        angles = (where.unsqueeze(-1) * self.octaves).flatten(2)
+        return self.outward(torch.cat([what, angles.sin(), angles.cos()], -1)) + self.identity
+
+
+class Connector(nn.Module):
+    """Turns the feature maps of a picture into its image tokens."""
+
+    def __init__(self, config: TinyVLMConfig, body: nn.Module) -> None:
+        super().__init__()
+        channels, strides = body.feature_info.channels(), body.feature_info.reduction()
+        width = config.text_config.hidden_size
+        self.dense = DenseTokens(
+            channels[-1], config.image_size // strides[-1], config.dense_tokens, width
+        )
+        self.keypoints = KeypointTokens(
+            channels[0], config.image_size // strides[0], config.keypoint_tokens, width
+        )
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Return image tokens, shape (N, dense + keypoints, width)."""
+        return torch.cat([self.dense(coarse), self.keypoints(fine)], dim=1)
+
+
+class TinyVLMPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by the TinyVLM models."""
+
+    config_class = TinyVLMConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    _supports_sdpa = True
+    _no_split_modules = ("LlamaDecoderLayer",)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # The decoder initialises itself, and timm its encoder. The connector keeps PyTorch's
+        # defaults: a standard deviation of 0.02 would mute the image tokens.
+        return
+
+
+class TinyVLMModel(TinyVLMPreTrainedModel):
+    """The vision tower, the connector and the decoder, without the vocabulary head."""
+
+    def __init__(self, config: TinyVLMConfig) -> None:
+        super().__init__(config)
+        self.visual = VisionTower(config)
+        self.connector = Connector(config, self.visual.body)
+        self.language_model = LlamaModel(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding."""
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding."""
+        self.language_model.embed_tokens = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        pixel_values: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run prompts, or go on with tokens after a cached prompt.
+
+        Args:
+            input_ids: Token ids, shape (R, T); prompts are left padded.
+            attention_mask: 1 on real tokens, shape (R, cached + T).
+            position_ids: Position of each token, shape (R, T).
+            past_key_values: What was read before.
+            pixel_values: Pictures of all rows in order, shape (images, 3, S, S); left aside
+                when `input_ids` holds no placeholder, as in the later steps of `generate`.
+            use_cache: Whether to return the cache.
+            kwargs: Passed to the decoder.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        is_image = input_ids == self.config.image_token_id
+        if pixel_values is not None and bool(is_image.any()):
+            tokens = self.connector(*self.visual(pixel_values)).flatten(0, 1)
+            if len(tokens) != int(is_image.sum()):
+                raise ValueError(
+                    f"the prompts hold {int(is_image.sum())} image placeholders, but "
+                    f"{len(pixel_values)} pictures give {len(tokens)} image tokens."
+                )
+            embeds = embeds.masked_scatter(is_image.unsqueeze(-1), tokens.to(embeds.dtype))
+        cached = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if attention_mask is None:
+            attention_mask = torch.ones(
+                len(input_ids), cached + input_ids.shape[1], device=input_ids.device
+            )
+        if position_ids is None:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, cached:]
+        return self.language_model(
+            inputs_embeds=embeds,
+            attention_mask=self._mask(input_ids, attention_mask.bool(), cached),
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+    def _mask(self, input_ids: Tensor, attention_mask: Tensor, cached: int) -> Tensor:
+        """Return which key each query sees, (R, 1, T, cached + T): both ways within a prompt."""
+        length = input_ids.shape[1]
+        keys = torch.arange(cached + length, device=input_ids.device)
+        queries = keys[cached:]
+        visible = keys <= queries.unsqueeze(-1)
+        ends = (input_ids == self.config.prompt_end_token_id).long()
+        in_prompt = ends.flip(1).cumsum(1).flip(1) > 0
+        if cached == 0:
+            both_ways = in_prompt.unsqueeze(1) & in_prompt.unsqueeze(2)
+            visible = visible | both_ways
+        # A padding query sees everything, so that no softmax is empty; nobody sees it back.
+        seen = visible & attention_mask.unsqueeze(1)
+        padding = ~attention_mask[:, cached:]
+        return (seen | padding.unsqueeze(-1)).unsqueeze(1)
+
+
+class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
+    """TinyVLM with its vocabulary head, tied to the token embedding."""
+
+    _tied_weights_keys = {  # noqa: RUF012 (transformers reads the class attribute)
+        "lm_head.weight": "model.language_model.embed_tokens.weight"
+    }
+
+    def __init__(self, config: TinyVLMConfig) -> None:
+        super().__init__(config)
+        self.model = TinyVLMModel(config)
+        text = config.text_config
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the vocabulary head."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the vocabulary head."""
+        self.lm_head = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Return next-token logits; arguments as in `TinyVLMModel.forward`.
+
+        Args:
+            input_ids: Token ids, shape (R, T).
+            attention_mask: 1 on real tokens, shape (R, cached + T).
+            position_ids: Position of each token, shape (R, T).
+            past_key_values: What was read before.
+            pixel_values: Pictures of all rows in order.
+            labels: Token ids to predict, shape (R, T), -100 where there is no loss.
+            use_cache: Whether to return the cache.
+            logits_to_keep: Last positions to compute logits for; 0 for all.
+            kwargs: Passed to the decoder.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            pixel_values=pixel_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size
+            )
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values
+        )
+
+
+AutoModelForImageTextToText.register(TinyVLMConfig, TinyVLMForConditionalGeneration, exist_ok=True)

@@ -1,0 +1,135 @@
+"""The TinyVLM policy: built from scratch, or loaded from a folder it was saved to."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+
+from spatial_ssrl.core.errors import ConfigError, SceneRejected
+from spatial_ssrl.core.seeding import rng_for
+from spatial_ssrl.policies.adapters import LoraSettings
+from spatial_ssrl.policies.base import POLICIES
+from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
+from spatial_ssrl.policies.tiny.configuration import TinyVLMConfig
+from spatial_ssrl.policies.tiny.modeling import TinyVLMForConditionalGeneration
+from spatial_ssrl.policies.tiny.processing import TinyVLMImageProcessor, TinyVLMProcessor
+from spatial_ssrl.policies.tiny.tokenizer import ASSISTANT, IMAGE, build_tokenizer
+
+_CORPUS_DRAWS = 200  # questions a task; enough for every clause of the built-in tasks to recur
+
+
+@POLICIES.register("tiny_vlm")
+class TinyVLM(HFVisionLanguagePolicy):
+    """A vision-language model of 1 M parameters that learns on a CPU in minutes.
+
+    A timm image encoder and a small Llama decoder, joined as a transformers model. Everything
+    but its making is as in `HFVisionLanguagePolicy`.
+
+    Args:
+        model: Folder of a saved TinyVLM to start from; None builds one from scratch, and then
+            the settings of the architecture below apply.
+        lora: Adapters to train; None trains every weight.
+        encoder: timm model name.
+        encoder_kwargs: Further arguments of that timm model.
+        image_size: Side of the square input, in pixels.
+        hidden_size: Width of the decoder.
+        layers: Decoder layers.
+        heads: Attention heads; must divide `hidden_size`.
+        seed: Seed of the initial weights.
+
+    Raises:
+        ConfigError: If `heads` does not divide `hidden_size`.
+    """
+
+    def __init__(
+        self,
+        model: Path | None = None,
+        lora: LoraSettings | None = None,
+        encoder: str = "patch_resnet_nano",
+        encoder_kwargs: dict[str, Any] | None = None,
+        image_size: int = 64,
+        hidden_size: int = 96,
+        layers: int = 3,
+        heads: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model="" if model is None else str(model), lora=lora)
+        if hidden_size % heads:
+            raise ConfigError(f"heads must divide hidden_size, got {heads} and {hidden_size}.")
+        self.encoder = encoder
+        self.encoder_kwargs = encoder_kwargs
+        self.image_size = image_size
+        self.hidden_size = hidden_size
+        self.layers = layers
+        self.heads = heads
+        self.seed = seed
+
+    def _build_model(self) -> PreTrainedModel:
+        if self.source:
+            return super()._build_model()
+        tokenizer = self.tokenizer
+        text = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=2 * self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=4096,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            tie_word_embeddings=True,
+        )
+        config = TinyVLMConfig(
+            encoder=self.encoder,
+            encoder_kwargs=self.encoder_kwargs,
+            image_size=self.image_size,
+            text_config=text,
+            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+            prompt_end_token_id=tokenizer.convert_tokens_to_ids(ASSISTANT),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return TinyVLMForConditionalGeneration(config)
+
+    def _build_processor(self) -> ProcessorMixin:
+        if self.source:
+            return super()._build_processor()
+        config = TinyVLMConfig()
+        return TinyVLMProcessor(
+            TinyVLMImageProcessor(self.image_size),
+            default_tokenizer(),
+            tokens_per_image=config.tokens_per_image,
+        )
+
+
+@lru_cache(maxsize=1)
+def default_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer of the built-in tasks' questions and worked answers."""
+    from spatial_ssrl import tasks
+    from spatial_ssrl.images import SyntheticScenes
+    from spatial_ssrl.prompts.templates import full_prompt, plain_answer, worked_answer
+
+    built_in = (
+        tasks.ShuffledPatches(),
+        tasks.FlippedPatch(),
+        tasks.CroppedInpainting(),
+        tasks.DepthOrder(),
+        tasks.RelativePosition(),
+    )
+    scenes = SyntheticScenes(count=_CORPUS_DRAWS, size=64)
+    texts: list[str] = []
+    for index in range(_CORPUS_DRAWS):
+        scene = scenes.scene(index)
+        for number, task in enumerate(built_in):
+            try:
+                question = task.make(scene, rng_for(0, "corpus", number, index))
+            except SceneRejected:
+                continue
+            texts += [full_prompt(question), worked_answer(question), plain_answer(question)]
+    return build_tokenizer(texts)

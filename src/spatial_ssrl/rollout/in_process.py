@@ -1,0 +1,105 @@
+"""Sampling by the training model itself: no merge, no second copy, no staleness."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.policies.base import PolicyBackbone, SamplingSettings
+from spatial_ssrl.rollout.base import ROLLOUTS, RolloutEngine
+
+
+@ROLLOUTS.register("in_process")
+class InProcess(RolloutEngine):
+    """Samples from the training model, reading each prompt once per group.
+
+    Completions of a group that agree so far share one row of the key-value cache: the prompt is
+    read once, the cache grows a row only where completions part, and completions that ended
+    leave the batch. The distribution is that of independent sampling, because each completion
+    draws its own random numbers.
+    """
+
+    @torch.no_grad()
+    def sample(
+        self,
+        policy: PolicyBackbone,
+        prompts: PromptBatch,
+        group_size: int,
+        sampling: SamplingSettings,
+        seed: int,
+    ) -> Rollouts:
+        """Sample `group_size` completions of each prompt; see `RolloutEngine.sample`."""
+        count, limit = len(prompts) * group_size, sampling.max_new_tokens
+        device = prompts.input_ids.device
+        # Drawn at once and per completion, so that a completion's numbers depend neither on
+        # the device nor on when the others end.
+        generator = torch.Generator().manual_seed(seed)
+        uniform = torch.rand(count, limit, generator=generator, dtype=torch.float64).to(device)
+        ends = torch.tensor(policy.end_token_ids, device=device)
+        tokens = torch.zeros(count, limit, dtype=torch.long, device=device)
+        mask = torch.zeros(count, limit, dtype=torch.bool, device=device)
+        logprobs = torch.zeros(count, limit, device=device)
+
+        state = policy.read(prompts)
+        live = torch.arange(count, device=device)
+        row = live // group_size
+        for step in range(limit):
+            scores = policy.logits(state.hidden)
+            chosen, chosen_logprobs = _choose(scores, row, uniform[live, step], sampling)
+            tokens[live, step], mask[live, step] = chosen, True
+            logprobs[live, step] = chosen_logprobs
+            going = ~torch.isin(chosen, ends)
+            live, row, chosen = live[going], row[going], chosen[going]
+            if len(live) == 0 or step == limit - 1:
+                break
+            branches, row = torch.unique(row * scores.shape[-1] + chosen, return_inverse=True)
+            parents = branches // scores.shape[-1]
+            if not _is_identity(parents, len(state.hidden)):
+                state = state.select(parents)
+            new = (branches % scores.shape[-1]).unsqueeze(1)
+            state, _ = policy.read_on(state, new, torch.ones_like(new, dtype=torch.bool))
+
+        truncated = torch.zeros(count, dtype=torch.bool, device=device)
+        truncated[live] = True
+        width = int(mask.sum(1).max())
+        tokens, mask = tokens[:, :width], mask[:, :width]
+        return Rollouts(
+            tokens=tokens,
+            mask=mask,
+            logprobs=logprobs[:, :width] if sampling.temperature > 0 else None,
+            texts=policy.decode(tokens, mask),
+            truncated=truncated,
+            group_size=group_size,
+        )
+
+
+def _choose(
+    scores: Tensor, row: Tensor, uniform: Tensor, sampling: SamplingSettings
+) -> tuple[Tensor, Tensor]:
+    """Draw the next token of each live completion by inverting the cumulative distribution.
+
+    Args:
+        scores: Next-token logits of each cache row, shape (R, V), float32.
+        row: Cache row of each live completion, shape (L,), int64.
+        uniform: One number in [0, 1) per live completion, shape (L,), float64.
+        sampling: Temperature; 0 picks the most likely token.
+
+    Returns:
+        Tokens, shape (L,), int64, and their log-probabilities, shape (L,), float32.
+    """
+    if sampling.temperature == 0:
+        best = scores.argmax(dim=-1)
+        return best[row], torch.zeros(len(row), device=scores.device)
+    logprobs = (scores / sampling.temperature).log_softmax(dim=-1)
+    cumulative = logprobs.double().exp().cumsum(dim=-1)[row]
+    # right=True finds the first token whose sum exceeds the number: never one of zero mass.
+    drawn = torch.searchsorted(
+        cumulative, (uniform * cumulative[:, -1]).unsqueeze(1), right=True
+    ).squeeze(1)
+    drawn = drawn.clamp(max=scores.shape[-1] - 1)
+    return drawn, logprobs[row, drawn]
+
+
+def _is_identity(parents: Tensor, rows: int) -> bool:
+    return len(parents) == rows and bool((parents == torch.arange(rows, device=parents.device)).all())

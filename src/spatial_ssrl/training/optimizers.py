@@ -1,0 +1,129 @@
+"""Muon in the precision of the weights, for networks trained from scratch on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Muon(Optimizer):
+    """Momentum whose update of each matrix is orthogonalised; AdamW for everything else.
+
+    `torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 units emulates
+    about twenty times slower than float32, and it takes matrices only. This one works in the
+    weights' precision, treats convolutions as matrices (out, in * height * width), stacks
+    matrices of one shape into one product, and gives vectors and scalars to AdamW.
+
+    Args:
+        params: Parameters to train.
+        lr: Learning rate of matrices.
+        adam_lr: Learning rate of everything else; None for `lr`. Follows the schedule of `lr`.
+        momentum: Decay of the momentum, in [0, 1).
+        betas: Decays of AdamW's moments.
+        weight_decay: Decoupled decay, multiplied by the learning rate.
+        steps: Newton-Schulz iterations.
+
+    References:
+        K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1.5e-3,
+        adam_lr: float | None = None,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        steps: int = 4,
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
+        defaults = {
+            "lr": lr,
+            "adam_ratio": 1.0 if adam_lr is None else adam_lr / lr,
+            "momentum": momentum,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "steps": steps,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            shapes: dict[tuple[int, int], list[Tensor]] = {}
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                if group["weight_decay"]:
+                    param.mul_(1 - group["lr"] * group["weight_decay"])
+                if param.ndim >= 2:
+                    flat = param.grad.flatten(1)
+                    shapes.setdefault((flat.shape[0], flat.shape[1]), []).append(param)
+                else:
+                    self._adam(param, group)
+            for params in shapes.values():
+                self._orthogonal(params, group)
+        return loss
+
+    def _orthogonal(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        momentum = group["momentum"]
+        directions = []
+        for param in params:
+            state = self.state[param]
+            if not state:
+                state["momentum"] = torch.zeros_like(param)
+            state["momentum"].lerp_(param.grad, 1 - momentum)
+            directions.append(param.grad.lerp(state["momentum"], momentum).flatten(1))
+        updates = orthogonalise(torch.stack(directions), group["steps"])
+        rows, columns = updates.shape[1:]
+        scale = group["lr"] * max(1.0, rows / columns) ** 0.5
+        for param, update in zip(params, updates, strict=True):
+            param.sub_(update.view_as(param), alpha=scale)
+
+    def _adam(self, param: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[param]
+        if not state:
+            state["step"] = 0
+            state["mean"] = torch.zeros_like(param)
+            state["square"] = torch.zeros_like(param)
+        state["step"] += 1
+        fast, slow = group["betas"]
+        state["mean"].lerp_(param.grad, 1 - fast)
+        state["square"].lerp_(param.grad.square(), 1 - slow)
+        mean = state["mean"] / (1 - fast ** state["step"])
+        square = state["square"] / (1 - slow ** state["step"])
+        param.sub_(mean / (square.sqrt() + 1e-8), alpha=group["lr"] * group["adam_ratio"])
+
+
+def orthogonalise(matrices: Tensor, steps: int = 4) -> Tensor:
+    """Push the singular values of matrices towards 1 by Newton-Schulz iteration.
+
+    Args:
+        matrices: Shape (k, m, n), any scale.
+        steps: Iterations; after 4 to 5 the singular values lie in about [0.5, 1.3].
+
+    Returns:
+        Shape (k, m, n), with the singular vectors of `matrices`.
+
+    References:
+        Quintic coefficients from K. Jordan et al., 2024 (see `Muon`).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.transpose(1, 2) if tall else matrices
+    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+    for _ in range(steps):
+        gram = x @ x.transpose(1, 2)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.transpose(1, 2) if tall else x
