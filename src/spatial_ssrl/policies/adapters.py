@@ -1,0 +1,123 @@
+"""LoRA adapters: settings, and putting them on a model through PEFT."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from spatial_ssrl.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters that are trained in place of the weights.
+
+    Args:
+        rank: Rank of each update, at least 1.
+        alpha: Scale; the update is multiplied by alpha / rank.
+        dropout: Probability of dropping an input of the adapter while training, in [0, 1).
+        target_modules: "all-linear" (every linear layer but the vocabulary head), a regular
+            expression over full module names, or a list of name endings.
+        modules_to_save: Names of modules trained in full and saved with the adapter.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    modules_to_save: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"lora.rank must be at least 1, got {self.rank}.")
+        if self.alpha <= 0:
+            raise ConfigError(f"lora.alpha must be above 0, got {self.alpha}.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"lora.dropout must be in [0, 1), got {self.dropout}.")
+        if not self.target_modules:
+            raise ConfigError(
+                'lora.target_modules is empty; use "all-linear", a regular expression or names.'
+            )
+
+
+def add_adapter(
+    network: PreTrainedModel, settings: LoraSettings, excluded: str | None = None
+) -> PeftModel:
+    """Put fresh adapters on a model and freeze everything else.
+
+    Args:
+        network: The model; its layers are wrapped in place.
+        settings: What to adapt and how.
+        excluded: Regular expression over full module names that get no adapter.
+
+    Raises:
+        ConfigError: If the settings match no module of the model.
+    """
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        modules_to_save=settings.modules_to_save,
+        exclude_modules=excluded,
+        task_type="CAUSAL_LM",
+    )
+    _check_modules_exist(network, settings)
+    try:
+        return get_peft_model(network, config)
+    except ValueError as error:
+        raise ConfigError(
+            f"LoRA could not be put on {type(network).__name__} with lora.target_modules = "
+            f"{settings.target_modules!r}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def load_adapter(network: PreTrainedModel, folder: Path) -> PeftModel:
+    """Put a saved PEFT adapter on a model, ready to be trained further.
+
+    Raises:
+        ConfigError: If the folder holds no adapter, or one made for another model.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"adapter: {folder} holds no adapter_config.json; name a folder a policy was saved to."
+        )
+    try:
+        return PeftModel.from_pretrained(network, folder, is_trainable=True)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"adapter: {folder} does not fit {type(network).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _check_modules_exist(network: nn.Module, settings: LoraSettings) -> None:
+    names = [name for name, _ in network.named_modules() if name]
+    targets = settings.target_modules
+    if isinstance(targets, str):
+        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name in names):
+            raise ConfigError(_nothing_matches("target_modules", targets, names))
+    else:
+        _check_endings("target_modules", targets, names)
+    _check_endings("modules_to_save", settings.modules_to_save or (), names)
+
+
+def _check_endings(key: str, endings: Sequence[str], names: Sequence[str]) -> None:
+    for ending in endings:
+        if not any(name == ending or name.endswith(f".{ending}") for name in names):
+            raise ConfigError(_nothing_matches(key, ending, names))
+
+
+def _nothing_matches(key: str, wanted: str, names: Sequence[str]) -> str:
+    endings = sorted({name.rpartition(".")[2] for name in names} - {str(i) for i in range(1000)})
+    close = difflib.get_close_matches(wanted, endings, n=3, cutoff=0.5) or endings[:8]
+    return f"lora.{key} {wanted!r} matches no module; there are {', '.join(close)}."

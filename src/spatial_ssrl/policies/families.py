@@ -1,0 +1,183 @@
+"""What differs between model families: positions, packed images, tokens never to be said."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from spatial_ssrl.core.batches import PromptBatch
+from spatial_ssrl.core.errors import ConfigError
+
+# Names models give to their vision tower, most specific first.
+_VISION_TOWERS = ("visual", "vision_tower", "vision_model", "vision_encoder", "encoder")
+
+# How a processor's outputs are packed, where the name alone tells; the rest is inferred from
+# lengths (see `select`). "row": one entry per question; "image": one entry per picture.
+_PACKING: Mapping[str, str] = {
+    "mm_token_type_ids": "row",
+    "token_type_ids": "row",
+    "cross_attention_mask": "row",
+    "aspect_ratio_ids": "row",
+    "aspect_ratio_mask": "row",
+    "pixel_attention_mask": "row",
+    "image_grid_thw": "image",
+    "image_sizes": "image",
+}
+
+_MEDIA_SETTING = re.compile(r"(image|video|vision|audio|boi|eoi|boa|eoa)\w*token_(id|index)$")
+_MEDIA_TOKEN = re.compile(r"^[<\[].*(image|img|video|vision|audio|row_\d+_col_\d+).*[>\]]$", re.I)
+
+
+def inner_model(network: PreTrainedModel) -> nn.Module:
+    """Return the part of a model that ends in hidden states, without the vocabulary head."""
+    inner = network.base_model
+    if inner is network or not isinstance(inner, nn.Module):
+        raise ConfigError(
+            f"{type(network).__name__} has no inner model that returns hidden states; "
+            "use a model of the AutoModelForImageTextToText kind."
+        )
+    return inner
+
+
+def vision_tower(network: PreTrainedModel) -> tuple[str, nn.Module]:
+    """Return the vision tower of a model and its name in `named_modules`.
+
+    Raises:
+        ConfigError: If no module goes by a known name.
+    """
+    modules = dict(network.named_modules())
+    for wanted in _VISION_TOWERS:
+        for name, module in modules.items():
+            if name.rpartition(".")[2] == wanted:
+                return name, module
+    raise ConfigError(
+        f"No vision tower found in {type(network).__name__} (looked for "
+        f"{', '.join(_VISION_TOWERS)}); set freeze_vision: false."
+    )
+
+
+def accepted_inputs(network: PreTrainedModel) -> frozenset[str]:
+    """Return the argument names a model's forward takes, inner model included."""
+    names: set[str] = set()
+    for module in (network, inner_model(network)):
+        names.update(inspect.signature(module.forward).parameters)
+    return frozenset(names)
+
+
+def prompt_positions(inner: nn.Module, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+    """Return the positions of prompt tokens and of the token after each prompt.
+
+    Models of the Qwen-VL kind count pictures along three axes; their own `get_rope_index` is
+    asked, whatever it caches is not used. All others count real tokens.
+
+    Args:
+        inner: Model without vocabulary head.
+        prompts: B left-padded prompts of P tokens.
+
+    Returns:
+        Position ids, shape (B, P) or (3, B, P), int64, and the next position of each row,
+        shape (B,), int64.
+    """
+    mask = prompts.attention_mask
+    if hasattr(inner, "get_rope_index"):
+        known = inspect.signature(inner.get_rope_index).parameters
+        vision = {name: value for name, value in prompts.vision.items() if name in known}
+        positions, _ = inner.get_rope_index(prompts.input_ids, attention_mask=mask.long(), **vision)
+        last = positions.masked_fill(~mask, 0).amax(dim=(0, 2))
+        return positions, last + 1
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    return positions, mask.long().sum(-1)
+
+
+def next_positions(inner: nn.Module, position: Tensor, mask: Tensor) -> Tensor:
+    """Return the positions of tokens that follow what was read.
+
+    Args:
+        inner: Model without vocabulary head.
+        position: Position of the first new token of each row, shape (R,), int64.
+        mask: True on real new tokens, right padded, shape (R, K), bool.
+
+    Returns:
+        Position ids, shape (R, K), or (3, R, K) where text counts along three axes at once.
+    """
+    positions = position[:, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
+    if hasattr(inner, "get_rope_index"):
+        return positions[None].expand(3, -1, -1)
+    return positions
+
+
+def media_token_ids(
+    network: PreTrainedModel, processor: ProcessorMixin, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """Return the ids of image, video and audio placeholders and of their begin and end marks.
+
+    They are gathered from the configuration, the processor and the names of special tokens,
+    since no single place lists them for every family.
+    """
+    found: set[int] = set()
+    for holder in (vars(network.config), vars(processor)):
+        for name, value in holder.items():
+            if _MEDIA_SETTING.search(name) and isinstance(value, int):
+                found.add(value)
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        if _MEDIA_TOKEN.match(str(token)):
+            found.add(token_id)
+    return tuple(sorted(found))
+
+
+def select(
+    vision: Mapping[str, Tensor],
+    images: Sequence[int],
+    placeholders: Sequence[int],
+    rows: Sequence[int],
+) -> dict[str, Tensor]:
+    """Return the share of some questions in a processor's packed outputs.
+
+    Args:
+        vision: Packed outputs of B questions.
+        images: Pictures of each question, length B.
+        placeholders: Media placeholder tokens of each question's prompt, length B; outputs
+            packed neither per question nor per picture are shared out by it.
+        rows: Questions wanted, in the order wanted.
+
+    Raises:
+        ConfigError: If an output fits no known packing.
+    """
+    chosen = {}
+    for name, value in vision.items():
+        ends = [0, *accumulate(_entries(name, value, vision, images, placeholders))]
+        index = [entry for row in rows for entry in range(ends[row], ends[row + 1])]
+        chosen[name] = value[torch.tensor(index, dtype=torch.int64, device=value.device)]
+    return chosen
+
+
+def _entries(
+    name: str,
+    value: Tensor,
+    vision: Mapping[str, Tensor],
+    images: Sequence[int],
+    placeholders: Sequence[int],
+) -> list[int]:
+    """Return how many entries of packed output `name` belong to each question."""
+    length, total = value.shape[0], sum(placeholders)
+    packing = _PACKING.get(name)
+    if name == "pixel_values" and "image_grid_thw" in vision:
+        patches = iter(vision["image_grid_thw"].prod(-1).tolist())
+        return [sum(next(patches) for _ in range(count)) for count in images]
+    if packing == "image" or (packing is None and length == sum(images)):
+        return list(images)
+    if packing == "row" or length == len(images):
+        return [1] * len(images)
+    if total and all(count * length % total == 0 for count in placeholders):
+        return [count * length // total for count in placeholders]
+    raise ConfigError(
+        f"Cannot tell how the processor packs {name!r} of shape {tuple(value.shape)} for "
+        f"{len(images)} questions with {sum(images)} images; use a micro-batch that holds the "
+        "whole batch."
+    )
