@@ -30,6 +30,13 @@ class ImageSource(ABC):
             SceneUnreadable: If its files cannot be decoded; the message names the file.
         """
 
+    def source_id(self, index: int) -> str:
+        """Return the `source_id` of scene `index`; override it where that needs no decoding.
+
+        Splits into training and held-out scenes ask for the ids of scenes they do not use.
+        """
+        return self.scene(index).source_id
+
     def prepare(self) -> None:
         """Do slow one-time work, such as rendering into a cache, before scenes are asked for.
 
