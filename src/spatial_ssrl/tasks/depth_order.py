@@ -1,0 +1,151 @@
+"""Depth order: order marked regions from near to far."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spatial_ssrl.core.errors import ConfigError, SceneRejected
+from spatial_ssrl.core.questions import Question, Scene
+from spatial_ssrl.tasks import regions
+from spatial_ssrl.tasks.base import TASKS, PretextTask
+from spatial_ssrl.tasks.markers import draw_marker, marker_radius
+
+_GAP = 0.05  # between neighbouring bands of normalised depth
+_DRAWS = 256  # sets of regions tried for markers that do not overlap
+
+
+@TASKS.register("depth_order")
+class DepthOrder(PretextTask):
+    """Order numbered regions of a picture from the nearest to the farthest.
+
+    Depth is normalised between its 0.5 and 99.5 percentiles and split into one band a region,
+    with gaps between them. One region comes from each band, drawn uniformly from all sets of
+    regions whose markers do not overlap; the numbers are dealt at random, so that every order
+    is equally likely.
+
+    `meta`: `regions`, the centres as (row, column) in pixels, in the order of the markers 1, 2,
+    ...; `depths`, the depth at each centre in the scene's unit, in the same order.
+
+    Departures from the reference:
+        1. A region lies wholly inside its band, so that regions never overlap in depth.
+        2. Windows scale with the picture: 25 and 11 pixels of 480 become fractions of its
+           shorter side, with at least 5 and 3 pixels.
+
+    Args:
+        count: How many regions, 2 to 6.
+        scale: Whether depth is split into bands linearly or by its logarithm.
+        window: Side of a region relative to the picture's shorter side.
+        fallback_window: The same, for pictures where some band holds no such region.
+        variation: Largest range of normalised depth inside a region.
+        fallback_variation: The same, for fallback regions.
+
+    References:
+        Spatial-SSRL, arXiv:2510.27606, regional depth ordering.
+    """
+
+    needs_depth = True
+
+    def __init__(
+        self,
+        count: int = 3,
+        scale: Literal["linear", "log"] = "linear",
+        window: float = 25 / 480,
+        fallback_window: float = 11 / 480,
+        variation: float = 0.15,
+        fallback_variation: float = 0.20,
+    ) -> None:
+        if not 2 <= count <= 6:
+            raise ConfigError(f"count must be from 2 to 6 regions, got {count}.")
+        self.count = count
+        self.scale = scale
+        self.window = window
+        self.fallback_window = fallback_window
+        self.variation = variation
+        self.fallback_variation = fallback_variation
+
+    def make(self, scene: Scene, rng: np.random.Generator) -> Question:
+        """Mark regions of `scene`; see `PretextTask.make`."""
+        depth = regions.known_depth(scene)
+        centres = self._pick(self._normalise(depth), rng)
+        dealt = rng.permutation(self.count)  # marker m + 1 goes to the region of band dealt[m]
+        order = (np.argsort(dealt) + 1).tolist()
+        marked = [(int(row), int(column)) for row, column in centres[dealt]]
+        picture = scene.image.copy()
+        radius = marker_radius(*picture.shape[:2])
+        for number, (row, column) in enumerate(marked, start=1):
+            draw_marker(picture, number, row, column, radius)
+        example = ",".join(map(str, (*range(2, self.count + 1), 1)))
+        return Question(
+            uid=self.uid(scene, marked),
+            task=TASKS.key_of(self),
+            images=(picture,),
+            prompt=(
+                f"<image>The picture has marked regions 1 to {self.count}. Order them from "
+                "the nearest to the farthest. Give the numbers separated by commas, such as "
+                f"{example}."
+            ),
+            answer=",".join(map(str, order)),
+            answer_kind="order",
+            chance=1 / math.factorial(self.count),
+            explanation=_explain(order),
+            meta={"regions": marked, "depths": [float(depth[place]) for place in marked]},
+        )
+
+    def _normalise(self, depth: regions.Depth) -> regions.Depth:
+        if self.scale == "log":
+            positive = np.where(depth > 0, depth, np.float32(np.nan))
+            if np.isnan(positive).all():
+                raise SceneRejected("no known depth")
+            depth = np.log(positive)
+        return regions.normalise(depth, 0.5, 99.5)
+
+    def _pick(self, depth: regions.Depth, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Return the (row, column) of one region per band, near to far, shape (count, 2)."""
+        height, width = depth.shape
+        radius = marker_radius(height, width)
+        attempts = (
+            (regions.window_side(self.window, height, width), self.variation),
+            (regions.window_side(self.fallback_window, height, width, 3), self.fallback_variation),
+        )
+        reason = ""
+        for window, variation in attempts:
+            found = regions.steady_regions(depth, window, variation, margin=radius)
+            groups = [
+                np.flatnonzero((found.low >= start) & (found.high <= stop))
+                for start, stop in depth_bands(self.count)
+            ]
+            empty = [band for band, group in enumerate(groups) if not len(group)]
+            if empty:
+                reason = f"no steady region in depth band {empty[0] + 1} of {self.count}"
+                continue
+            # Drawn alike from every set; the first whose markers keep apart is uniform among those.
+            drawn = np.stack([group[rng.integers(len(group), size=_DRAWS)] for group in groups])
+            places = np.stack([found.rows[drawn], found.columns[drawn]], axis=-1)
+            apart = _keep_apart(places, 2 * radius + 1)
+            if apart.any():
+                chosen: npt.NDArray[np.int64] = places[:, int(apart.argmax())]
+                return chosen
+            reason = "the markers would overlap"
+        raise SceneRejected(reason)
+
+
+def depth_bands(count: int) -> list[tuple[float, float]]:
+    """Split [0, 1] into `count` equal bands with gaps: [0, .30], [.35, .65], [.70, 1] for 3."""
+    width = (1 - (count - 1) * _GAP) / count
+    return [(band * (width + _GAP), band * (width + _GAP) + width + 1e-6) for band in range(count)]
+
+
+def _keep_apart(places: npt.NDArray[np.int64], distance: float) -> npt.NDArray[np.bool_]:
+    """Return which draws keep all centres `distance` apart; places (k, n, 2), result (n,)."""
+    first, second = np.triu_indices(len(places), k=1)
+    squared = ((places[first] - places[second]) ** 2).sum(axis=-1)
+    return np.asarray((squared >= distance**2).all(axis=0))
+
+
+def _explain(order: list[int]) -> str:
+    first, *others = order
+    return f"Region {first} is nearest" + "".join(f", then {number}" for number in others) + "."

@@ -1,0 +1,112 @@
+"""Grids of patches: cut, join, compare and draw; pure functions of arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from spatial_ssrl.core.errors import ConfigError, SceneRejected
+from spatial_ssrl.tasks.markers import draw_label
+
+Pixels = npt.NDArray[np.uint8]
+
+SMALLEST_PATCH = 8  # pixels; below this neither content nor a digit can be read
+BORDER_COLOUR = (255, 0, 0)
+
+
+def check_grid(rows: int, columns: int) -> None:
+    """Raise `ConfigError` unless the grid has at least two patches."""
+    if rows < 1 or columns < 1 or rows * columns < 2:
+        raise ConfigError(
+            f"rows and columns must be at least 1 and give 2 patches or more, "
+            f"got rows={rows}, columns={columns}."
+        )
+
+
+def crop_to_grid(image: Pixels, rows: int, columns: int) -> Pixels:
+    """Return a view of the picture without the last rows and columns that fill no patch.
+
+    Args:
+        image: Shape (H, W, 3).
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+
+    Raises:
+        SceneRejected: If a patch would be under 8 pixels high or wide.
+    """
+    height, width = image.shape[0] // rows, image.shape[1] // columns
+    if min(height, width) < SMALLEST_PATCH:
+        raise SceneRejected("the picture is too small for the grid")
+    return image[: height * rows, : width * columns]
+
+
+def cut(image: Pixels, rows: int, columns: int) -> Pixels:
+    """Cut a picture, (H, W, 3), into patches in reading order, (rows * columns, h, w, 3)."""
+    height, width = image.shape[0] // rows, image.shape[1] // columns
+    grid = image.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
+    return grid.reshape(rows * columns, height, width, 3)
+
+
+def join(patches: Pixels, rows: int, columns: int) -> Pixels:
+    """Join patches in reading order, (rows * columns, h, w, 3), into a new picture."""
+    height, width = patches.shape[1:3]
+    grid = patches.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    return np.array(grid, order="C").reshape(rows * height, columns * width, 3)
+
+
+def border_width(image: Pixels) -> int:
+    """Return the width of a patch border in pixels: 1/200 of the shorter side, at least 1."""
+    return max(1, round(float(min(image.shape[:2])) / 200))
+
+
+def draw_grid(image: Pixels, rows: int, columns: int, labels: bool) -> None:
+    """Draw, in place, a border around every patch and its index in its top-left corner.
+
+    Args:
+        image: A joined picture, shape (rows * h, columns * w, 3).
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+        labels: Whether indices, from 0 in reading order, are drawn.
+    """
+    height, width = image.shape[0] // rows, image.shape[1] // columns
+    line = border_width(image)
+    for row in range(rows):
+        image[row * height : row * height + line] = BORDER_COLOUR
+        image[(row + 1) * height - line : (row + 1) * height] = BORDER_COLOUR
+    for column in range(columns):
+        image[:, column * width : column * width + line] = BORDER_COLOUR
+        image[:, (column + 1) * width - line : (column + 1) * width] = BORDER_COLOUR
+    if labels:
+        size = max(10, round(0.14 * min(height, width)))
+        for index in range(rows * columns):
+            row, column = divmod(index, columns)
+            draw_label(image, index, row * height + line, column * width + line, size)
+
+
+def thumbnails(patches: Pixels, side: int = 8) -> npt.NDArray[np.float32]:
+    """Return block means of each patch, which keep its content and drop its noise.
+
+    Args:
+        patches: Shape (n, h, w, 3).
+        side: Blocks along each side; fewer where a patch has fewer pixels.
+
+    Returns:
+        Shape (n, side, side, 3), float32, range [0, 255].
+    """
+    count, height, width = patches.shape[:3]
+    down, across = min(side, height), min(side, width)
+    high, wide = height // down, width // across
+    # Centred, so that the thumbnail of a flipped patch is the flipped thumbnail.
+    top, left = (height - high * down) // 2, (width - wide * across) // 2
+    kept = patches[:, top : top + high * down, left : left + wide * across]
+    blocks = kept.reshape(count, down, high, across, wide, 3)
+    sums = blocks.sum(axis=4, dtype=np.uint32).sum(axis=2)
+    means: npt.NDArray[np.float32] = (sums / np.float32(high * wide)).astype(np.float32)
+    return means
+
+
+def smallest_difference(pictures: npt.NDArray[np.float32]) -> float:
+    """Return the mean absolute difference of the two most alike of `pictures`, (n, ...)."""
+    flat = pictures.reshape(len(pictures), -1)
+    first, second = np.triu_indices(len(flat), k=1)
+    return float(np.abs(flat[first] - flat[second]).mean(axis=1).min())
