@@ -1,0 +1,232 @@
+"""Questions for training and for held-out evaluation, as a Lightning data module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.data.dataset import QuestionDataset
+from spatial_ssrl.data.loader import Collate, HeldOutLoader, QuestionLoader
+from spatial_ssrl.images import ImageSource
+from spatial_ssrl.tasks import PretextTask
+
+_EVALUATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class HeldOutSettings:
+    """How much is held out, and how many questions are asked of it.
+
+    Args:
+        share: Share of the training sources' scenes that is held out, in (0, 1); not used
+            when the data module is given held-out sources.
+        val_questions: Questions a task at each validation.
+        test_questions: Questions a task in the test; 1000 tell 3 points apart when paired.
+        batch_size: Questions in a batch.
+    """
+
+    share: float = 0.1
+    val_questions: int = 100
+    test_questions: int = 1000
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError(f"evaluation.share must be in (0, 1), got {self.share}.")
+        for name in ("val_questions", "test_questions", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"evaluation.{name} must be at least 1, got {getattr(self, name)}."
+                )
+
+
+class PretextDataModule(LightningDataModule):
+    """Endless training questions, and the same held-out questions in every run.
+
+    No held-out question comes from a scene that training may see: scenes are parted by their
+    `source_id`. Held-out questions depend neither on `seed` nor on the tasks' weights, so that
+    runs can be compared question by question.
+
+    Training batches follow one another without end; an epoch is only `epoch_questions` of
+    them. A resumed run goes on with the next batch.
+
+    Args:
+        images: Where scenes come from. Tasks that need depth draw from the sources that have
+            it, the others from all.
+        tasks: The tasks to mix.
+        held_out: Sources of held-out scenes; training skips whatever they hold. None holds
+            out a share of `images`, chosen by a hash of each scene's name.
+        image_weights: Share of each source in training, any positive scale; by default in
+            proportion to their numbers of scenes.
+        task_weights: Share of each task in training, any positive scale; equal by default.
+        epoch_questions: Questions in an epoch, at least `batch_size`.
+        batch_size: Questions in a training step.
+        num_workers: Processes that prepare batches; 0 prepares them in the training process.
+        seed: Names the training questions.
+        evaluation: How much is held out, and how many questions are asked of it.
+    """
+
+    def __init__(
+        self,
+        images: list[ImageSource],
+        tasks: list[PretextTask],
+        held_out: list[ImageSource] | None = None,
+        image_weights: list[float] | None = None,
+        task_weights: list[float] | None = None,
+        epoch_questions: int = 1_000_000,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        evaluation: HeldOutSettings = HeldOutSettings(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        if epoch_questions < batch_size:
+            raise ConfigError(
+                f"epoch_questions is {epoch_questions}, less than batch_size ({batch_size}); "
+                "raise it."
+            )
+        self.images = images
+        self.tasks = tasks
+        self.held_out = held_out
+        self.image_weights = image_weights
+        self.task_weights = task_weights
+        self.epoch_questions = epoch_questions
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.evaluation = evaluation
+        self._loader: QuestionLoader | None = None
+        self._position = 0
+
+    def prepare_data(self) -> None:
+        """Let every source do its slow one-time work."""
+        for source in [*self.images, *(self.held_out or [])]:
+            source.prepare()
+
+    def training_questions(self) -> QuestionDataset:
+        """Return the stream of training questions.
+
+        Raises:
+            ConfigError: If a source is empty, weights do not fit, or a task lacks depth.
+        """
+        return QuestionDataset(
+            self.images,
+            self.tasks,
+            self.seed,
+            stream="train",
+            block=self.batch_size,
+            task_weights=self.task_weights,
+            image_weights=self.image_weights,
+            admits=self._split(for_training=True),
+        )
+
+    def held_out_questions(self, stream: str) -> QuestionDataset:
+        """Return a stream of held-out questions with equally many of each task.
+
+        Args:
+            stream: "val", "test" or another name; streams share scenes, not draws.
+
+        Raises:
+            ConfigError: If a source is empty or a task lacks depth.
+        """
+        return QuestionDataset(
+            self.images if self.held_out is None else self.held_out,
+            self.tasks,
+            _EVALUATION_SEED,
+            stream=stream,
+            block=len(self.tasks),
+            image_weights=self.image_weights if self.held_out is None else None,
+            admits=self._split(for_training=False),
+        )
+
+    def train_dataloader(self) -> QuestionLoader:
+        """Return the training batches, from where the run is."""
+        self._loader = QuestionLoader(
+            self.training_questions(),
+            self.batch_size,
+            self.epoch_questions // self.batch_size,
+            self._collate(),
+            self.num_workers,
+            self._position,
+        )
+        return self._loader
+
+    def val_dataloader(self) -> HeldOutLoader:
+        """Return the validation batches."""
+        return self._held_out_loader("val", self.evaluation.val_questions)
+
+    def test_dataloader(self) -> HeldOutLoader:
+        """Return the test batches."""
+        return self._held_out_loader("test", self.evaluation.test_questions)
+
+    def predict_dataloader(self) -> HeldOutLoader:
+        """Return the test batches."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position of the training stream."""
+        return {"position": self._position if self._loader is None else self._loader.position}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue the training stream where a checkpoint left it.
+
+        Lightning restores a loader's own state only in the middle of an epoch, a data
+        module's always.
+        """
+        self._position = state_dict["position"]
+        if self._loader is not None:
+            self._loader.position = self._position
+
+    def _held_out_loader(self, stream: str, questions_per_task: int) -> HeldOutLoader:
+        return HeldOutLoader(
+            self.held_out_questions(stream),
+            self.evaluation.batch_size,
+            questions_per_task * len(self.tasks),
+            self._collate(),
+            self.num_workers,
+        )
+
+    def _collate(self) -> Collate:
+        """Return the collator of the module in training, or `list` when there is none."""
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        return list if module is None else module.collator()
+
+    def _split(self, for_training: bool) -> Callable[[str], bool] | None:
+        if self.held_out is None:
+            return _HashSplit(self.evaluation.share, not for_training)
+        return _Except(_names(self.held_out)) if for_training else None
+
+
+@dataclass(frozen=True)
+class _HashSplit:
+    """Admits the scenes whose name hashes below `share`, or all the others."""
+
+    share: float
+    below: bool
+
+    def __call__(self, source_id: str) -> bool:
+        digest = hashlib.blake2b(source_id.encode(), digest_size=8).digest()
+        return (int.from_bytes(digest, "little") / 2**64 < self.share) == self.below
+
+
+@dataclass(frozen=True)
+class _Except:
+    """Admits every scene but the named ones."""
+
+    names: frozenset[str]
+
+    def __call__(self, source_id: str) -> bool:
+        return source_id not in self.names
+
+
+def _names(sources: Sequence[ImageSource]) -> frozenset[str]:
+    return frozenset(source.source_id(i) for source in sources for i in range(len(source)))
+
+

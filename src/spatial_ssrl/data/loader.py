@@ -1,0 +1,126 @@
+"""Loaders of questions: one that continues where it was, one that starts over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from spatial_ssrl.core.questions import Question
+from spatial_ssrl.data.dataset import QuestionDataset
+
+Collate = Callable[[list[Question]], Any]
+
+
+class QuestionLoader:
+    """Training batches of consecutive questions; its only state is a position.
+
+    The position counts questions handed out, not those that workers prepare ahead, so that a
+    restart repeats none and skips none. Each pass yields the batches of one epoch from the
+    position onwards: the stream never starts over.
+
+    Args:
+        dataset: The stream of questions.
+        batch_size: Questions in a batch.
+        batches: Batches in an epoch.
+        collate: Picklable; turns the questions of a batch into what is yielded.
+        num_workers: Processes that prepare batches; 0 prepares them in this one.
+        position: Number of the first question.
+    """
+
+    def __init__(
+        self,
+        dataset: QuestionDataset,
+        batch_size: int,
+        batches: int,
+        collate: Collate = list,
+        num_workers: int = 0,
+        position: int = 0,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.batches = batches
+        self.collate = collate
+        self.num_workers = num_workers
+        self.position = position
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Any]:
+        numbers = _Batches(self.position, self.batch_size, self.batches * self.batch_size)
+        for batch in _load(self.dataset, numbers, self.collate, self.num_workers):
+            # Before handing the batch out: a checkpoint written while it trains must not
+            # count it as still to come.
+            self.position += self.batch_size
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of the next question."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue at the question `state_dict` recorded."""
+        self.position = state["position"]
+
+
+class HeldOutLoader:
+    """The same questions in the same batches at every pass; the last batch may be smaller.
+
+    Args:
+        dataset: The stream of questions.
+        batch_size: Questions in a batch.
+        questions: Number of questions, the first of the stream.
+        collate: As in `QuestionLoader`.
+        num_workers: As in `QuestionLoader`.
+    """
+
+    def __init__(
+        self,
+        dataset: QuestionDataset,
+        batch_size: int,
+        questions: int,
+        collate: Collate = list,
+        num_workers: int = 0,
+    ) -> None:
+        self.dataset = dataset
+        self.collate = collate
+        self.num_workers = num_workers
+        self._numbers = _Batches(0, batch_size, questions)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_load(self.dataset, self._numbers, self.collate, self.num_workers))
+
+
+class _Batches(Sequence[list[int]]):
+    """Question numbers of each batch, computed when asked for."""
+
+    def __init__(self, first: int, size: int, count: int) -> None:
+        self.first, self.size, self.count = first, size, count
+
+    def __len__(self) -> int:
+        return -(-self.count // self.size)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = index * self.size
+        return [self.first + i for i in range(start, min(start + self.size, self.count))]
+
+
+def _load(
+    dataset: QuestionDataset, numbers: _Batches, collate: Collate, num_workers: int
+) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_sampler=numbers,
+        collate_fn=collate,
+        num_workers=num_workers,
+        # Without one, every pass would draw from the global generator.
+        generator=torch.Generator(),
+    )
