@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
-
 from spatial_ssrl.core.questions import Scene
 from spatial_ssrl.core.registry import Registry
 
@@ -14,9 +12,10 @@ class ImageSource(ABC):
 
     A source knows where pixels and depth come from; it knows nothing of tasks. `scene(i)`
     is a pure function of the constructor's arguments and `i`, so that workers agree.
+    `has_depth` tells whether every scene has depth; sources of sources copy it.
     """
 
-    has_depth: ClassVar[bool] = False
+    has_depth: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -37,7 +36,7 @@ class ImageSource(ABC):
         """
         return self.scene(index).source_id
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - optional: most sources have nothing to do.
         """Do slow one-time work, such as rendering into a cache, before scenes are asked for.
 
         Called once on one process, with a progress bar where it takes long. Does nothing by

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+# Always float32 here. The numpy stubs claim that float32 times a Python float is float64, so a
+# narrower type would need a cast on every line of arithmetic.
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +69,36 @@ class Camera:
         up = (0.5 - row) / self.focal
         return self.height / (math.sin(self.pitch) - up * math.cos(self.pitch))
 
-    def to_view(self, points: Array) -> Array:
-        """Return world points in the camera's axes (right, up, depth), shape (N, 3)."""
-        sin, cos = math.sin(self.pitch), math.cos(self.pitch)
-        above = points[:, 1] - self.height
-        up = above * cos + points[:, 2] * sin
-        depth = points[:, 2] * cos - above * sin
-        return np.stack([points[:, 0], up, depth], axis=1)
-
-    def box_around(self, points: Array, size: int) -> tuple[int, int, int, int]:
-        """Return the pixel window (top, bottom, left, right) that holds all world points.
+    def window_of(
+        self, x: float, z: float, reach: float, low: float, high: float, size: int
+    ) -> tuple[int, int, int, int]:
+        """Return the pixel window that holds an upright cylinder.
 
         Args:
-            points: Corners of something convex, shape (N, 3), in metres.
+            x: Right coordinate of its axis, in metres.
+            z: Forward coordinate of its axis, in metres.
+            reach: Its radius, in metres.
+            low: Height of its bottom, in metres.
+            high: Height of its top, in metres.
             size: Side of the picture, in pixels.
 
         Returns:
-            Half-open row and column ranges inside the picture; empty when it is out of sight.
+            Half-open rows and columns (top, bottom, left, right) inside the picture; empty when
+            it is out of sight.
         """
-        view = self.to_view(points)
-        if float(view[:, 2].min()) < 0.05:
-            return (0, size, 0, size)  # Part of it is beside the camera: no finite projection.
-        cols = (view[:, 0] / view[:, 2] * self.focal + 0.5) * size
-        rows = (0.5 - view[:, 1] / view[:, 2] * self.focal) * size
-        return (*_clip(rows, size), *_clip(cols, size))
+        sin, cos = math.sin(self.pitch), math.cos(self.pitch)
+        rows, columns = [], []
+        for y in (low - self.height, high - self.height):
+            for forward in (z - reach, z + reach):
+                depth = forward * cos - y * sin
+                if depth < 0.05:
+                    return (0, size, 0, size)  # Beside the camera there is no finite projection.
+                rows.append(0.5 - (y * cos + forward * sin) / depth * self.focal)
+                columns.append((x - reach) / depth * self.focal + 0.5)
+                columns.append((x + reach) / depth * self.focal + 0.5)
+        return (*_pixels(rows, size), *_pixels(columns, size))
 
 
-def _clip(values: Array, size: int) -> tuple[int, int]:
-    low = min(max(int(math.floor(float(values.min()))) - 1, 0), size)
-    high = min(max(int(math.ceil(float(values.max()))) + 1, low), size)
-    return low, high
+def _pixels(shares: list[float], size: int) -> tuple[int, int]:
+    low = min(max(math.floor(min(shares) * size) - 1, 0), size)
+    return low, min(max(math.ceil(max(shares) * size) + 1, low), size)

@@ -62,7 +62,7 @@ def compose(rng: Rng) -> Layout:
         ground=_ground(rng, indoors, camera.height, hue),
         walls=walls,
         ceiling=walls[0].top if indoors else None,
-        ceiling_material=Material("plain", (0.85, 0.84, 0.8), (0.75, 0.74, 0.72), 2.0),
+        ceiling_material=_ceiling(rng, camera.height),
         solids=_solids(rng, place),
         phase=rng.uniform(0, 8),
     )
@@ -97,7 +97,7 @@ def _camera(rng: Rng) -> Camera:
 def _light(rng: Rng, indoors: bool, far: float) -> Light:
     # The sun always stands on the viewer's left, as light falls from above: a mirrored part of
     # the picture then disagrees with the rest, which makes flips visible.
-    side = math.radians(rng.uniform(-125, -35))
+    side = math.radians(rng.uniform(-150, -55))
     rise = math.radians(rng.uniform(28, 52))
     sun = (math.sin(side) * math.cos(rise), math.sin(rise), math.cos(side) * math.cos(rise) * 0.8)
     norm = math.sqrt(sum(part * part for part in sun))
@@ -106,16 +106,16 @@ def _light(rng: Rng, indoors: bool, far: float) -> Light:
     zenith = colorsys.hsv_to_rgb(
         rng.uniform(0.54, 0.64), rng.uniform(0.4, 0.7), rng.uniform(0.6, 0.9)
     )
-    level = rng.uniform(0.42, 0.55)
+    level = rng.uniform(0.46, 0.6)
     return Light(
         sun=(sun[0] / norm, sun[1] / norm, sun[2] / norm),
-        strength=rng.uniform(0.6, 0.85),
+        strength=rng.uniform(0.55, 0.8),
         ambient=(level * 0.97, level, level * 1.05),
         horizon=horizon,
         zenith=zenith,
-        haze=far * (9.0 if indoors else rng.uniform(2.0, 5.0)),
+        haze=far * (9.0 if indoors else rng.uniform(2.5, 6.0)),
         clouds=rng.uniform(0.0, 0.9),
-        vignette=rng.uniform(0.15, 0.35),
+        vignette=rng.uniform(0.12, 0.3),
     )
 
 
@@ -138,16 +138,19 @@ def _ground(rng: Rng, indoors: bool, height: float, hue: float) -> Material:
     )
 
 
+def _ceiling(rng: Rng, height: float) -> Material:
+    first = tinted(rng, 0.1, (0.02, 0.15), (0.8, 0.95))
+    pattern = _pick(rng, ("plain", "tiles", "planks"))
+    return Material(pattern, first, shaded(first, 0.7), height * rng.uniform(0.3, 0.7))
+
+
 def _wall_material(rng: Rng, patterns: tuple[str, ...], height: float, hue: float) -> Material:
     first = tinted(rng, hue, (0.1, 0.5), (0.5, 0.9))
     pattern = _pick(rng, patterns)
     second = shaded(first, rng.uniform(0.55, 0.85))
     if pattern == "windows":
         second = tinted(rng, 0.58, (0.2, 0.5), (0.2, 0.45))
-    if pattern == "stripes" and rng.random() < 0.5:
-        turn = math.pi / 2
-    else:
-        turn = 0.0
+    turn = math.pi / 2 if pattern == "stripes" and rng.random() < 0.5 else 0.0
     return Material(
         pattern, first, second, height * rng.uniform(0.3, 0.7), turn, rng.uniform(0, 8), 0.12
     )
@@ -216,7 +219,7 @@ def _decorate(rng: Rng, wall: Wall, half: float) -> Wall:
     """Hang up to three rectangles on a wall."""
     patches = []
     for _ in range(int(rng.random() * 4)):
-        wide, high = wall.top * rng.uniform(0.1, 0.22), wall.top * rng.uniform(0.1, 0.2)
+        wide, high = wall.top * rng.uniform(0.12, 0.3), wall.top * rng.uniform(0.12, 0.25)
         door = rng.random() < 0.3
         middle = wall.top * 0.3 if door else wall.top * rng.uniform(0.5, 0.7)
         colour = tinted(rng, rng.random(), (0.2, 0.7), (0.25, 0.9))
@@ -266,7 +269,7 @@ def _size(rng: Rng, place: _Place, depth: float, middle: bool) -> float:
     """Return the height of a thing, in metres, neither a dot nor a blind in the picture."""
     size = place.camera.height * rng.uniform(0.35, 1.15)
     seen = depth / place.camera.focal
-    low, high = (0.2, 0.42) if middle else (0.12, 0.5)
+    low, high = (0.24, 0.46) if middle else (0.14, 0.52)
     return float(min(max(size, low * seen), high * seen))
 
 

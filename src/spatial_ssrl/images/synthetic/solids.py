@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,9 @@ class Vectors:
         z: Forward, any shape.
     """
 
-    x: Array | float
-    y: Array | float
-    z: Array | float
+    x: Any  # Arrays or floats, whichever broadcast: a union would need a cast at every use.
+    y: Any
+    z: Any
 
 
 @dataclass(frozen=True)
@@ -68,31 +69,16 @@ class Solid(ABC):
         Texture coordinates are in metres along the surface, the second one upwards.
         """
 
-    def to_local(self, world: Vectors, is_direction: bool = False) -> Vectors:
-        """Return world points, or directions, in the axes of the solid."""
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        if is_direction:
-            return Vectors(world.x * cos - world.z * sin, world.y, world.x * sin + world.z * cos)
-        x, z = world.x - self.x, world.z - self.z
-        return Vectors(x * cos - z * sin, world.y - self.base, x * sin + z * cos)
+    def to_local(self, world: Vectors) -> Vectors:
+        """Return world points in the axes of the solid, whose origin is the middle of its foot."""
+        return self.turned(Vectors(world.x - self.x, world.y - self.base, world.z - self.z))
 
-    def to_world(self, local: Vectors) -> Vectors:
-        """Return local directions in world axes."""
+    def turned(self, world: Vectors) -> Vectors:
+        """Return world directions in the axes of the solid."""
+        if self.yaw == 0.0:
+            return world
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        return Vectors(local.x * cos + local.z * sin, local.y, local.z * cos - local.x * sin)
-
-    def corners(self) -> Array:
-        """Return the corners of an upright box that holds the solid, shape (8, 3)."""
-        reach, top = self.reach, self.base + self.height
-        return np.array(
-            [
-                (self.x + i * reach, y, self.z + k * reach)
-                for i in (-1, 1)
-                for y in (self.base, top)
-                for k in (-1, 1)
-            ],
-            dtype=np.float32,
-        )
+        return Vectors(world.x * cos - world.z * sin, world.y, world.x * sin + world.z * cos)
 
 
 @dataclass(frozen=True)
@@ -197,11 +183,14 @@ class Polyhedron(Solid):
 
     def interval(self, origin: Vectors, ray: Vectors) -> tuple[Array, Array]:
         """Intersect the intervals of all slabs."""
-        enter, leave = np.float32(-np.inf), np.float32(np.inf)
-        for x, y, z, low, high in self.slabs:
-            near, far = _slab(_dot(x, y, z, origin), _dot(x, y, z, ray), low, high)
+        bounds = [
+            _slab(_dot(x, y, z, origin), _dot(x, y, z, ray), low, high)
+            for x, y, z, low, high in self.slabs
+        ]
+        enter, leave = bounds[0]
+        for near, far in bounds[1:]:
             enter, leave = np.maximum(enter, near), np.minimum(leave, far)
-        return np.asarray(enter), np.asarray(leave)
+        return enter, leave
 
     def surface(self, point: Vectors) -> tuple[Vectors, Array, Array]:
         """Take the plane each point is nearest to; map by the axes it faces."""
@@ -281,7 +270,7 @@ def _slab(
     return np.minimum(first, second), np.maximum(first, second)
 
 
-def _dot(x: float, y: float, z: float, vectors: Vectors) -> Array | float:
+def _dot(x: float, y: float, z: float, vectors: Vectors) -> Any:
     """Return the product with a constant, leaving out zero components to save time."""
     parts = [c * v for c, v in ((x, vectors.x), (y, vectors.y), (z, vectors.z)) if c != 0.0]
     return sum(parts[1:], start=parts[0])

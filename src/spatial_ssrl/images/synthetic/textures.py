@@ -64,11 +64,11 @@ def paint(material: Material, a: Array, b: Array, footprint: Array) -> Array:
         tone = tone * (1 + material.grain * (cloud(u * 0.9, v * 0.9, blur * 0.9) - 0.5))
     first = np.array(material.first, np.float32)
     step = np.array(material.second, np.float32) - first
-    colour: Array = (first + share[:, None] * step) * np.asarray(tone, np.float32)[..., None]
-    return colour
+    colour: Array = first + share[:, None] * step
+    return colour * (tone[:, None] if isinstance(tone, np.ndarray) else np.float32(tone))
 
 
-def cloud(u: Array, v: Array, blur: Array | float) -> Array:
+def cloud(u: Array, v: Array | np.float32, blur: Array | float) -> Array:
     """Return smooth fractal noise in [0, 1] that repeats every 8 units.
 
     Args:
@@ -78,10 +78,11 @@ def cloud(u: Array, v: Array, blur: Array | float) -> Array:
     """
     table = _noise_tables()
     cells = _SIDE / 8
-    level = np.clip(np.log2(np.maximum(blur, 1e-3) * 8), 0, _LEVELS - 1).astype(np.int32)
-    row = np.floor(u * cells).astype(np.int32) & (_SIDE - 1)
-    col = np.floor(v * cells).astype(np.int32) & (_SIDE - 1)
-    return np.take(table, (level * _SIDE + row) * _SIDE + col)
+    level = np.clip(np.log2(np.maximum(blur, 1e-3) * 8), 0, _LEVELS - 1).astype(np.intp)
+    row = np.floor(u * cells).astype(np.intp) & (_SIDE - 1)
+    col = np.floor(v * cells).astype(np.intp) & (_SIDE - 1)
+    noise: Array = table[(level * _SIDE + row) * _SIDE + col]
+    return noise
 
 
 @lru_cache(maxsize=1)
@@ -114,9 +115,9 @@ def pulse(x: Array, duty: float, blur: Array) -> Array:
 
 def _cells(u: Array, v: Array, blur: Array) -> Array:
     """Return one tone per unit cell, in [0, 1], fading to the mean where cells are too small."""
-    row = (np.floor(u).astype(np.int32) * 37) & (_SIDE - 1)
-    col = (np.floor(v).astype(np.int32) * 91) & (_SIDE - 1)
-    tone = np.take(_noise_tables(), row * _SIDE + col)
+    row = (np.floor(u).astype(np.intp) * 37) & (_SIDE - 1)
+    col = (np.floor(v).astype(np.intp) * 91) & (_SIDE - 1)
+    tone = _noise_tables()[row * _SIDE + col]
     return 0.5 + (tone - 0.5) * np.clip(1.6 - 2 * blur, 0, 1)
 
 
@@ -135,7 +136,7 @@ def _bands(u: Array, v: Array, blur: Array, shift: float) -> tuple[Array, Array 
 
 def _bricks(u: Array, v: Array, blur: Array, shift: float) -> tuple[Array, Array | float]:
     rows = v * 2
-    along = u + 0.5 * (np.floor(rows).astype(np.int32) & 1)
+    along = u + 0.5 * (np.floor(rows).astype(np.intp) & 1)
     joint = 1 - pulse(along, 0.93, blur) * pulse(rows, 0.86, blur * 2)
     return joint, 0.8 + 0.4 * _cells(along, rows, blur * 2)
 
