@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -51,14 +52,14 @@ class LoraSettings:
 
 
 def add_adapter(
-    network: PreTrainedModel, settings: LoraSettings, excluded: str | None = None
+    network: PreTrainedModel, settings: LoraSettings, frozen: str | None = None
 ) -> PeftModel:
     """Put fresh adapters on a model and freeze everything else.
 
     Args:
         network: The model; its layers are wrapped in place.
         settings: What to adapt and how.
-        excluded: Regular expression over full module names that get no adapter.
+        frozen: Name of a module inside which nothing gets an adapter.
 
     Raises:
         ConfigError: If the settings match no module of the model.
@@ -69,7 +70,7 @@ def add_adapter(
         lora_dropout=settings.dropout,
         target_modules=settings.target_modules,
         modules_to_save=settings.modules_to_save,
-        exclude_modules=excluded,
+        exclude_modules=None if frozen is None else rf"{re.escape(frozen)}\..*",
         task_type="CAUSAL_LM",
     )
     _check_modules_exist(network, settings)
@@ -82,22 +83,47 @@ def add_adapter(
         ) from error
 
 
-def load_adapter(network: PreTrainedModel, folder: Path) -> PeftModel:
+def load_adapter(
+    network: PreTrainedModel, folder: Path, settings: LoraSettings | None = None
+) -> PeftModel:
     """Put a saved PEFT adapter on a model, ready to be trained further.
 
+    Args:
+        network: The model; its layers are wrapped in place.
+        folder: Where the adapter was saved.
+        settings: What the adapter is expected to be; None takes it as it is.
+
     Raises:
-        ConfigError: If the folder holds no adapter, or one made for another model.
+        ConfigError: If the folder holds no adapter, or one made for another model or with
+            another rank or scale.
     """
     if not (folder / "adapter_config.json").is_file():
         raise ConfigError(
             f"adapter: {folder} holds no adapter_config.json; name a folder a policy was saved to."
         )
     try:
-        return PeftModel.from_pretrained(network, folder, is_trainable=True)
+        model = PeftModel.from_pretrained(network, str(folder), is_trainable=True)
     except (ValueError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"adapter: {folder} does not fit {type(network).__name__}: {str(error).splitlines()[0]}"
         ) from error
+    saved = cast(LoraConfig, model.peft_config["default"])
+    if settings is not None and (saved.r, saved.lora_alpha) != (settings.rank, settings.alpha):
+        raise ConfigError(
+            f"adapter: {folder} was made with rank {saved.r} and alpha {saved.lora_alpha}, but "
+            f"lora asks for {settings.rank} and {settings.alpha}; give lora the same values or "
+            "leave it out."
+        )
+    return model
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write an adapter so that plain PEFT loads it on the plain base model."""
+    # False: whole embeddings are saved only where modules_to_save asks for them; finding out
+    # by itself would make PEFT look the base model up on the hub.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    # PEFT's own card is a form to fill in, which says nothing about this adapter.
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def _check_modules_exist(network: nn.Module, settings: LoraSettings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from transformers import ProcessorMixin
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question
+from spatial_ssrl.prompts.templates import full_prompt
 
 PLACEHOLDER = "<image>"
 
@@ -71,8 +73,6 @@ class PromptCollator:
         )
 
     def _chat(self, question: Question) -> str:
-        from spatial_ssrl.prompts.templates import full_prompt
-
         pieces = full_prompt(question).split(PLACEHOLDER)
         if len(pieces) - 1 != len(question.images):
             raise ConfigError(
@@ -86,8 +86,9 @@ class PromptCollator:
                 content.append({"type": "image"})
             if piece:
                 content.append({"type": "text", "text": piece})
+        turn: list[dict[str, Any]] = [{"role": "user", "content": content}]
         text: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            turn, add_generation_prompt=True, tokenize=False
         )
         return text
 

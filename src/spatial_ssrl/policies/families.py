@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 import torch
@@ -15,7 +15,13 @@ from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
 
 # Names models give to their vision tower, most specific first.
-_VISION_TOWERS = ("visual", "vision_tower", "vision_model", "vision_encoder", "encoder")
+VISION_TOWERS = ("visual", "vision_tower", "vision_model", "vision_encoder")
+
+# Method of inner models that count pictures along three axes (the Qwen-VL kind).
+_ROPE_INDEX = "get_rope_index"
+
+# Processor outputs with one entry per prompt token; 0 stands for text.
+PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 
 # How a processor's outputs are packed, where the name alone tells; the rest is inferred from
 # lengths (see `select`). "row": one entry per question; "image": one entry per picture.
@@ -30,8 +36,10 @@ _PACKING: Mapping[str, str] = {
     "image_sizes": "image",
 }
 
-_MEDIA_SETTING = re.compile(r"(image|video|vision|audio|boi|eoi|boa|eoa)\w*token_(id|index)$")
-_MEDIA_TOKEN = re.compile(r"^[<\[].*(image|img|video|vision|audio|row_\d+_col_\d+).*[>\]]$", re.I)
+_MEDIA_SETTING = re.compile(r"(image|video|vision|audio|media|boi|eoi|boa|eoa)\w*token_(id|index)$")
+_MEDIA_TOKEN = re.compile(
+    r"^[<\[].*(image|img|video|vision|audio|media|row_\d+_col_\d+).*[>\]]$", re.I
+)
 
 
 def inner_model(network: PreTrainedModel) -> nn.Module:
@@ -52,13 +60,13 @@ def vision_tower(network: PreTrainedModel) -> tuple[str, nn.Module]:
         ConfigError: If no module goes by a known name.
     """
     modules = dict(network.named_modules())
-    for wanted in _VISION_TOWERS:
+    for wanted in VISION_TOWERS:
         for name, module in modules.items():
             if name.rpartition(".")[2] == wanted:
                 return name, module
     raise ConfigError(
         f"No vision tower found in {type(network).__name__} (looked for "
-        f"{', '.join(_VISION_TOWERS)}); set freeze_vision: false."
+        f"{', '.join(VISION_TOWERS)}); set freeze_vision: false."
     )
 
 
@@ -85,12 +93,12 @@ def prompt_positions(inner: nn.Module, prompts: PromptBatch) -> tuple[Tensor, Te
         shape (B,), int64.
     """
     mask = prompts.attention_mask
-    if hasattr(inner, "get_rope_index"):
-        known = inspect.signature(inner.get_rope_index).parameters
+    rope_index: Callable[..., tuple[Tensor, Tensor]] | None = getattr(inner, _ROPE_INDEX, None)
+    if rope_index is not None:
+        known = inspect.signature(rope_index).parameters
         vision = {name: value for name, value in prompts.vision.items() if name in known}
-        positions, _ = inner.get_rope_index(prompts.input_ids, attention_mask=mask.long(), **vision)
-        last = positions.masked_fill(~mask, 0).amax(dim=(0, 2))
-        return positions, last + 1
+        positions, _ = rope_index(prompts.input_ids, attention_mask=mask.long(), **vision)
+        return positions, positions.masked_fill(~mask, 0).amax(dim=(0, 2)) + 1
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return positions, mask.long().sum(-1)
 
@@ -107,7 +115,7 @@ def next_positions(inner: nn.Module, position: Tensor, mask: Tensor) -> Tensor:
         Position ids, shape (R, K), or (3, R, K) where text counts along three axes at once.
     """
     positions = position[:, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
-    if hasattr(inner, "get_rope_index"):
+    if hasattr(inner, _ROPE_INDEX):
         return positions[None].expand(3, -1, -1)
     return positions
 

@@ -5,31 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    DynamicCache,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
 from spatial_ssrl.core.questions import Question
-from spatial_ssrl.policies import families
-from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter
+from spatial_ssrl.policies import families, weights
+from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
 from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadState
 from spatial_ssrl.policies.collate import PromptCollator
+from spatial_ssrl.policies.hub import ModelSource
 from spatial_ssrl.policies.quantization import QuantSettings, quantization_config
+from spatial_ssrl.policies.repeated import repeated_logprobs
+from spatial_ssrl.policies.scoring import completion_logprobs
 
-_REFERENCE = "reference::"
+_REFERENCE = "reference::"  # marks the reference's tensors in a checkpoint
 
 
 @POLICIES.register("hf_vlm")
@@ -43,13 +39,17 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         adapter: Folder of a saved PEFT adapter to start from, instead of fresh ones.
         revision: Branch, tag or commit of the hub repository.
         trust_remote_code: Run code that comes with the model. Only for authors you trust.
-        dtype: Precision of the weights; "auto" takes what they were saved in.
+        dtype: Precision of the weights; "auto" takes what they were saved in. To train every
+            weight choose float32: bfloat16 rounds small updates away. Adapters always train in
+            float32.
         freeze_vision: Train nothing in the vision tower.
         min_pixels: Pictures with fewer pixels are enlarged to about as many.
         max_pixels: Pictures with more pixels are shrunk to at most as many.
+        gradient_checkpointing: Recompute activations in the backward pass, which saves memory;
+            each prompt is then read once per completion, not once per group.
 
     Raises:
-        ConfigError: If 4-bit weights are to be trained in full.
+        ConfigError: If 4-bit weights are to be trained in full, or the pixel bounds cross.
     """
 
     def __init__(
@@ -64,11 +64,16 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         freeze_vision: bool = False,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if quantization is not None and lora is None and adapter is None:
             raise ConfigError(
-                "quantization needs lora: 4-bit weights cannot be trained themselves."
+                "quantization needs lora: 4-bit weights themselves cannot be trained."
+            )
+        if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
+            raise ConfigError(
+                f"min_pixels must be at most max_pixels, got {min_pixels} and {max_pixels}."
             )
         self.source = model
         self.lora = lora
@@ -80,40 +85,27 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self.freeze_vision = freeze_vision
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
+        self.gradient_checkpointing = gradient_checkpointing
         self._model: PreTrainedModel | PeftModel | None = None
         self._processor: ProcessorMixin | None = None
         self._reference: dict[str, Tensor] | None = None
-        self._unsayable: tuple[int, ...] = ()
         self._media: tuple[int, ...] = ()
-
-    # Hooks for policies that bring their own model.
+        self._unsayable: tuple[int, ...] = ()
 
     def _build_model(self) -> PreTrainedModel:
-        """Return the model with its weights; called once, by `load`."""
-        extra: dict[str, Any] = {}
+        """Return the model with its weights; called once. Override to bring another model."""
+        extra: dict[str, Any] = {"dtype": self.dtype}
         if self.quantization is not None:
-            extra["quantization_config"] = quantization_config(
-                self.quantization, ("lm_head", "visual")
-            )
-        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
-            self.source,
-            revision=self.revision or "main",
-            trust_remote_code=self.trust_remote_code,
-            dtype=self.dtype,
-            **extra,
-        )
-        return model
+            skipped = ("lm_head", *families.VISION_TOWERS)
+            extra["quantization_config"] = quantization_config(self.quantization, skipped)
+        return self._source().build_model(**extra)
 
     def _build_processor(self) -> ProcessorMixin:
-        """Return the processor; needs no weights."""
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(
-            self.source,
-            revision=self.revision or "main",
-            trust_remote_code=self.trust_remote_code,
-        )
-        return processor
+        """Return the processor, without loading weights. Override to bring another one."""
+        return self._source().build_processor()
 
-    # Loading.
+    def _source(self) -> ModelSource:
+        return ModelSource(self.source, self.revision, self.trust_remote_code)
 
     def load(self) -> None:
         """Load weights, processor and adapters; does nothing the second time.
@@ -124,41 +116,58 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         """
         if self._model is not None:
             return
-        processor = self.processor
         network = self._build_model()
-        excluded = None
-        if self.freeze_vision:
-            name, tower = families.vision_tower(network)
-            tower.requires_grad_(False)
-            excluded = rf"(.*\.)?{name}\..*"
-        self._media = families.media_token_ids(network, processor, self.tokenizer)
-        vocabulary = int(network.get_output_embeddings().weight.shape[0])
+        self._media = families.media_token_ids(network, self.processor, self.tokenizer)
+        # Heads are often wider than the tokenizer; tokens without text could not be verified.
+        width = int(network.get_output_embeddings().weight.shape[0])
         self._unsayable = tuple(
             sorted(
-                {id_ for id_ in self._media if id_ < vocabulary}
-                | set(range(len(self.tokenizer), vocabulary))
+                {*(token for token in self._media if token < width)}
+                | {*range(len(self.tokenizer), width)}
             )
         )
-        if self.adapter is not None:
-            self._model = load_adapter(network, Path(self.adapter))
-        elif self.lora is not None:
-            self._model = add_adapter(network, self.lora, excluded)
-        else:
-            self._model = network
+        self._model = self._adapted(network)
+        if self.gradient_checkpointing:
+            if not network.supports_gradient_checkpointing:
+                raise ConfigError(
+                    f"gradient_checkpointing: {type(network).__name__} does not support it; "
+                    "set it to false."
+                )
+            network.gradient_checkpointing_enable({"use_reentrant": False})
         self.eval()
+
+    def _adapted(self, network: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        frozen = None
+        if self.freeze_vision:
+            frozen, tower = families.vision_tower(network)
+            tower.requires_grad_(False)
+        if self.adapter is not None:
+            return load_adapter(network, Path(self.adapter), self.lora)
+        if self.lora is not None:
+            return add_adapter(network, self.lora, frozen)
+        return network
+
+    def train(self, mode: bool = True) -> HFVisionLanguagePolicy:
+        """Switch dropout and the like; batch statistics of frozen layers stay as they are."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
+                parameter.requires_grad for parameter in module.parameters()
+            ):
+                module.eval()
+        return self
 
     @property
     def processor(self) -> ProcessorMixin:
         """The processor, built on first use."""
         if self._processor is None:
-            self._processor = self._build_processor()
+            self._processor = _completed(self._build_processor(), self.source)
         return self._processor
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The processor's tokenizer."""
-        tokenizer: PreTrainedTokenizerBase = self.processor.tokenizer
-        return tokenizer
+        return cast(PreTrainedTokenizerBase, self.processor.tokenizer)
 
     @property
     def model(self) -> PreTrainedModel | PeftModel:
@@ -175,14 +184,12 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     def network(self) -> PreTrainedModel:
         """The transformers model itself, adapters living inside its layers."""
         model = self.model
-        network: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
-        return network
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        return cast(PreTrainedModel, base)
 
     def collator(self, answer_of: Callable[[Question], str] | None = None) -> Collator:
         """Return the picklable collator of this policy's processor; needs no weights."""
         return PromptCollator(self.processor, answer_of, self.min_pixels, self.max_pixels)
-
-    # Reading.
 
     def read(self, prompts: PromptBatch) -> ReadState:
         """Run the vision tower and the language model over each prompt once."""
@@ -248,9 +255,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
 
     def logprobs(self, prompts: PromptBatch, rollouts: Rollouts, temperature: float) -> Tensor:
         """Return the log-probability of each completion token, shape (N, C), float32."""
-        from spatial_ssrl.policies.scoring import completion_logprobs
-
-        return completion_logprobs(self, prompts, rollouts, temperature)
+        score = repeated_logprobs if self.gradient_checkpointing else completion_logprobs
+        return score(self, prompts, rollouts, temperature)
 
     def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
         """Return the prompts of questions `rows`, in that order, with their share of images."""
@@ -270,12 +276,14 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             target_mask=None if prompts.target_mask is None else prompts.target_mask[index],
         )
 
-    # Text.
-
     def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
         """Return the text of each row of tokens, (N, C), special tokens left out."""
         rows = [row[kept].tolist() for row, kept in zip(tokens.cpu(), mask.cpu(), strict=True)]
-        return tuple(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
+        return tuple(
+            self.tokenizer.batch_decode(
+                rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
 
     @property
     def vocabulary_size(self) -> int:
@@ -285,77 +293,80 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     @property
     def end_token_ids(self) -> tuple[int, ...]:
         """Tokens any of which ends a completion."""
-        found: set[int] = set()
         settings = getattr(self.network, "generation_config", None)
+        found: set[int] = set()
         for value in (self.tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)):
-            found.update(
-                value if isinstance(value, list | tuple) else [value] if value is not None else []
-            )
+            if value is not None:
+                found.update(value if isinstance(value, list) else [value])
         return tuple(sorted(found))
-
-    # What RL began from.
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Swap in the trainable tensors as they were when this was first entered; no gradient.
+        """Be what the policy was when this was first entered; no gradient inside.
 
-        A copy of the trainable tensors is all that is kept: the adapter under LoRA, the
-        whole model without. Flags of the parameters do not change.
+        The first entry, before the first update, keeps a copy of the tensors that training
+        changes: the adapter under LoRA, the whole model without. They are swapped in and out
+        without copying, so parameters keep their flags and adapters stay as they are.
         """
-        live = self._trainable()
+        live = weights.trainable_tensors(self.model)
         if self._reference is None:
-            self._reference = {name: value.detach().clone() for name, value in live.items()}
-        current = {name: value.data for name, value in live.items()}
-        with torch.no_grad():
-            try:
-                for name, value in live.items():
-                    value.data = self._reference[name].to(value.device)
-                yield
-            finally:
-                for name, value in live.items():
-                    value.data = current[name]
-
-    def _trainable(self) -> dict[str, Tensor]:
-        model = self.model
-        tensors = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        if not isinstance(model, PeftModel):
-            saved = model.state_dict(keep_vars=True)
-            tensors.update((name, value) for name, value in model.named_buffers() if name in saved)
-        return tensors
+            self._reference = {name: tensor.detach().clone() for name, tensor in live.items()}
+        for name, tensor in live.items():
+            self._reference[name] = self._reference[name].to(tensor.device)
+        with weights.swapped(live, self._reference):
+            yield
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Return the trainable tensors by name, and the reference's where there is one."""
-        state = {name: value.detach() for name, value in self._trainable().items()}
-        for name, value in (self._reference or {}).items():
-            state[_REFERENCE + name] = value
-        return state
+        """Return what training changes, and what RL began from once that is known, by name."""
+        live = weights.trainable_tensors(self.model)
+        state = {name: tensor.detach() for name, tensor in live.items()}
+        kept = self._reference or {}
+        return state | {_REFERENCE + name: tensor for name, tensor in kept.items()}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `trainable_state` returned.
 
         Raises:
-            ConfigError: On missing or unexpected names.
+            ConfigError: If names or shapes are not those of this policy.
         """
-        live = self._trainable()
-        given = {name: value for name, value in state.items() if not name.startswith(_REFERENCE)}
-        if missing := sorted(live.keys() - given.keys()):
-            raise ConfigError(f"The checkpoint lacks {len(missing)} tensors, first {missing[0]!r}.")
-        if extra := sorted(given.keys() - live.keys()):
-            raise ConfigError(
-                f"The checkpoint has {len(extra)} unknown tensors, first {extra[0]!r}."
-            )
-        with torch.no_grad():
-            for name, value in live.items():
-                value.copy_(given[name])
+        live = weights.trainable_tensors(self.model)
+        own = {name: value for name, value in state.items() if not name.startswith(_REFERENCE)}
         kept = {
             name.removeprefix(_REFERENCE): value.clone()
             for name, value in state.items()
             if name.startswith(_REFERENCE)
         }
+        weights.restore(live, own)
         self._reference = kept or None
 
     def save(self, directory: Path) -> None:
-        """Write the adapter (PEFT layout) or the whole model, and the processor."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(directory)
-        self.processor.save_pretrained(directory)
+        """Write the adapter (PEFT layout) or the whole model, and the processor.
+
+        Raises:
+            ConfigError: If the folder holds something else, or cannot be written.
+        """
+
+        def write(folder: Path) -> None:
+            model = self.model
+            if isinstance(model, PeftModel):
+                save_adapter(model, folder)
+            else:
+                model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+
+        weights.write_folder(Path(directory), write)
+
+
+def _completed(processor: ProcessorMixin, source: str) -> ProcessorMixin:
+    """Return a processor that has what collating needs, from its tokenizer where it lacks it."""
+    tokenizer = processor.tokenizer
+    if processor.chat_template is None:
+        processor.chat_template = getattr(tokenizer, "chat_template", None)
+    if processor.chat_template is None:
+        raise ConfigError(
+            f"model: the processor of {source!r} has no chat template; use the instruction-tuned "
+            "version of the model, or put a chat_template.jinja into its folder."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor

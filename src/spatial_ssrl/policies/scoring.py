@@ -45,13 +45,13 @@ def completion_logprobs(
         _, later = policy.read_on(state, tokens[:, :-1], mask[:, :-1])
         hidden = torch.cat([hidden, later], dim=1)
     scored = hidden.new_zeros(mask.shape, dtype=torch.float32)
-    scored[mask] = _token_logprobs(policy, hidden[mask], tokens[mask], temperature or 1.0)
+    scored[mask] = token_logprobs(policy, hidden[mask], tokens[mask], temperature or 1.0)
     out = scored.new_zeros(rollouts.mask.shape)
     out[:, :width] = scored[inverse]
     return out
 
 
-def _token_logprobs(
+def token_logprobs(
     policy: PolicyBackbone, hidden: Tensor, tokens: Tensor, temperature: float
 ) -> Tensor:
     """Return the log-probability of M tokens, shape (M,), from hidden states (M, d)."""

@@ -1,0 +1,95 @@
+"""Scoring by a plain forward of prompt and completion: the reference for shared reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.policies import families
+from spatial_ssrl.policies.scoring import token_logprobs
+
+if TYPE_CHECKING:
+    from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
+
+
+def repeated_logprobs(
+    policy: HFVisionLanguagePolicy,
+    prompts: PromptBatch,
+    rollouts: Rollouts,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Return the log-probability of each completion token, the prompt read once per row.
+
+    Slower than shared reading by about the group size, but keeps no cache, so that
+    activations can be recomputed layer by layer in the backward pass.
+
+    Args:
+        policy: The policy, loaded.
+        prompts: B prompts of P tokens.
+        rollouts: Their completions, N = B * G rows of C tokens.
+        temperature: Divides the logits; that of sampling. 0 counts as 1.
+
+    Returns:
+        Shape (N, C), float32, 0 on padding; with gradient when gradients are enabled.
+    """
+    inner = families.inner_model(policy.network)
+    known = families.accepted_inputs(policy.network)
+    rows = [row // rollouts.group_size for row in range(len(rollouts))]
+    repeated = policy.select(prompts, rows)
+    positions, following = families.prompt_positions(inner, repeated)
+    later = families.next_positions(inner, following, rollouts.mask)
+    length = repeated.input_ids.shape[1]
+    with _recomputed(policy.network):
+        output = inner(
+            input_ids=torch.cat([repeated.input_ids, rollouts.tokens], dim=1),
+            attention_mask=torch.cat([repeated.attention_mask, rollouts.mask], dim=1).long(),
+            position_ids=torch.cat([positions, later], dim=-1),
+            use_cache=False,
+            **_extended(repeated.vision, known, length, rollouts.tokens.shape[1]),
+        )
+    hidden: Tensor = output.last_hidden_state[:, length - 1 : -1]
+    scored = hidden.new_zeros(rollouts.mask.shape, dtype=torch.float32)
+    scored[rollouts.mask] = token_logprobs(
+        policy, hidden[rollouts.mask], rollouts.tokens[rollouts.mask], temperature or 1.0
+    )
+    return scored
+
+
+def _extended(
+    vision: Mapping[str, Tensor], known: frozenset[str], length: int, added: int
+) -> dict[str, Tensor]:
+    """Return the model's inputs, those given per prompt token extended with zeros (text)."""
+    inputs = {}
+    for name, value in vision.items():
+        if name not in known:
+            continue
+        per_token = name in families.PER_TOKEN and value.shape[1] == length
+        inputs[name] = functional.pad(value, (0, added)) if per_token else value
+    return inputs
+
+
+@contextmanager
+def _recomputed(network: nn.Module) -> Iterator[None]:
+    """Let layers with gradient checkpointing checkpoint although the model is in eval mode.
+
+    transformers checkpoints only layers in training mode. Marking the layers themselves, not
+    what is inside them, leaves dropout off.
+    """
+    layers = [
+        module
+        for module in network.modules()
+        if getattr(module, "gradient_checkpointing", False) and not module.training
+    ]
+    try:
+        for layer in layers:
+            layer.training = True
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
