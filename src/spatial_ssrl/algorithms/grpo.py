@@ -58,7 +58,9 @@ class GRPO(Algorithm):
                 "leave it out to clip both ways alike."
             )
         if kl_coefficient < 0:
-            raise ConfigError(f"kl_coefficient must be 0 (no reference) or more, got {kl_coefficient}.")
+            raise ConfigError(
+                f"kl_coefficient must be 0 (no reference) or more, got {kl_coefficient}."
+            )
         if advantage_eps <= 0:
             raise ConfigError(f"advantage_eps must be above 0, got {advantage_eps}; try 1e-4.")
         self.clip_range = clip_range

@@ -228,5 +228,3 @@ class _Except:
 
 def _names(sources: Sequence[ImageSource]) -> frozenset[str]:
     return frozenset(source.source_id(i) for source in sources for i in range(len(source)))
-
-

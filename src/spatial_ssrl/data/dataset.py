@@ -81,7 +81,9 @@ class QuestionDataset(Dataset[Question]):
         # block, rounded; moving their offset by the golden ratio evens out what rounding leaves.
         offset = (rng_for(self.seed, self.stream, "mix").random() + block * _GOLDEN) % 1.0
         point = (rng.permutation(self.block)[place] + offset) / self.block
-        return self.tasks[min(int(np.searchsorted(self._edges, point, "right")), len(self.tasks) - 1)]
+        return self.tasks[
+            min(int(np.searchsorted(self._edges, point, "right")), len(self.tasks) - 1)
+        ]
 
     def __getitem__(self, index: int) -> Question:
         """Make question `index`, 0 or more.

@@ -1,0 +1,155 @@
+"""What the cold start and RL share: loading, optimiser, checkpoints, held-out questions."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from spatial_ssrl.core.batches import PromptBatch
+from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSettings
+from spatial_ssrl.rollout import InProcess, RolloutEngine
+from spatial_ssrl.training.held_out import AccuracyTally, AnswerRecord, answer_greedily
+from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
+from spatial_ssrl.verifiers import Verifier, WeightedSum
+
+_POLICY = "policy"
+
+
+class PolicyModule(LightningModule, ABC):
+    """A policy in training: everything but the training step.
+
+    Optimisation is manual: an update has micro-batches and inner epochs of its own, and
+    clipping is set in `update`, not on the Trainer. Weights are loaded when training or
+    evaluation begins, never by the constructor. Checkpoints hold trainable tensors only.
+
+    Args:
+        policy: The policy to train or evaluate.
+        rollout: Samples completions; None lets the training model do it in process.
+        verifier: Judges completions; None takes 0.9 accuracy and 0.1 format.
+        sampling: Length limit of completions, and the temperature of training samples;
+            held-out questions are answered greedily.
+        optimizer: Builds the optimiser from the trainable parameters.
+        schedule: Course of the learning rate.
+        update: Micro-batches, inner epochs and clipping.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyBackbone,
+        rollout: RolloutEngine | None,
+        verifier: Verifier | None,
+        sampling: SamplingSettings,
+        optimizer: OptimizerCallable,
+        schedule: ScheduleSettings,
+        update: UpdateSettings,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.policy = policy
+        self.rollout = InProcess() if rollout is None else rollout
+        self.verifier = WeightedSum() if verifier is None else verifier
+        self.sampling = sampling
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.update = update
+        self._tally = AccuracyTally()
+
+    @abstractmethod
+    def collator(self) -> Collator:
+        """Return the picklable collator the data module's workers use."""
+
+    # Loading and saving.
+
+    def configure_model(self) -> None:
+        """Load the policy; does nothing the second time."""
+        self.policy.load()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Build the optimiser over the trainable parameters, and its schedule."""
+        optimizer = self.optimizer(self.trainable_parameters())
+        scheduler = self.schedule.scheduler(optimizer, self._total_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the policy's parameters that learn."""
+        return [p for p in self.policy.parameters() if p.requires_grad]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trainable tensors only: the base weights are where they came from."""
+        checkpoint["state_dict"] = {}
+        checkpoint[_POLICY] = self.policy.trainable_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the trainable tensors."""
+        self.policy.load_trainable_state(checkpoint[_POLICY])
+
+    def on_fit_start(self) -> None:
+        """Silence advice of Lightning's that manual optimisation makes moot."""
+        # A checkpoint of the weights after the step is what resuming needs.
+        warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+
+    # Updating.
+
+    def optimizer_step_after_backward(self) -> Tensor:
+        """Clip the gradients, step the optimiser and the schedule; return the gradient norm."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        norm = torch.nn.utils.clip_grad_norm_(self.trainable_parameters(), self.update.clip_norm)
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        scheduler.step()  # type: ignore[union-attr,call-arg]
+        return norm
+
+    # Held-out questions.
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self._tally = AccuracyTally()
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Answer one batch of held-out questions."""
+        self._tally.add(self._answer(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/accuracy/<task>` and their mean, `val/accuracy/mean`."""
+        self._log_accuracies("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting."""
+        self._tally = AccuracyTally()
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[AnswerRecord]]:
+        """Answer one batch of held-out questions and hand the records to callbacks."""
+        records = self._answer(batch)
+        self._tally.add(records)
+        return {"records": records}
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/accuracy/<task>` and their mean, `test/accuracy/mean`."""
+        self._log_accuracies("test")
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[AnswerRecord]:
+        """Answer one batch of questions."""
+        return self._answer(batch)
+
+    def _answer(self, batch: PromptBatch) -> list[AnswerRecord]:
+        return answer_greedily(self.policy, self.rollout, self.verifier, batch, self.sampling)
+
+    def _log_accuracies(self, stage: str) -> None:
+        accuracies = self._tally.accuracies()
+        self.log_dict({f"{stage}/accuracy/{name}": value for name, value in accuracies.items()})
+
+    def _total_steps(self) -> int | None:
+        """Return the optimiser steps of the run, or None when it has no end."""
+        if self.trainer.max_steps >= 0:
+            return self.trainer.max_steps
+        steps = self.trainer.estimated_stepping_batches
+        return None if steps == float("inf") else int(steps) * self.update.inner_epochs

@@ -1,0 +1,166 @@
+"""Reinforcement learning from verified answers."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import AdamW
+
+from spatial_ssrl.algorithms import Algorithm
+from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.questions import Verdict
+from spatial_ssrl.core.seeding import seed_for
+from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSettings
+from spatial_ssrl.rollout.base import RolloutEngine
+from spatial_ssrl.training.held_out import judge
+from spatial_ssrl.training.metrics import StageTimer, StatSums, rollout_metrics
+from spatial_ssrl.training.module import PolicyModule
+from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
+from spatial_ssrl.training.updates import (
+    groups_with_signal,
+    micro_batches,
+    score_in_micro_batches,
+)
+from spatial_ssrl.verifiers.base import Verifier
+
+
+class RLModule(PolicyModule):
+    """Samples groups of completions, verifies them, and reinforces the better ones.
+
+    The policy stays in evaluation mode, gradients on: sampling and scoring must see the same
+    network, so no dropout and no batch statistics.
+
+    Args:
+        policy: The policy to train, usually after a cold start.
+        algorithm: Rewards to advantages to loss.
+        rollout: Samples completions; None lets the training model do it in process.
+        verifier: Judges completions; None takes 0.9 accuracy and 0.1 format.
+        group_size: Completions of each question, compared with one another.
+        sampling: Length limit and temperature of those completions.
+        optimizer: Builds the optimiser from the trainable parameters.
+        schedule: Course of the learning rate.
+        update: Micro-batches, inner epochs, clipping, and whether flat groups are dropped.
+        seed: Names the completions drawn; together with the step, never the machine's state.
+
+    Raises:
+        ConfigError: If the algorithm cannot work with this group size, or the temperature
+            is 0.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyBackbone,
+        algorithm: Algorithm,
+        rollout: RolloutEngine | None = None,
+        verifier: Verifier | None = None,
+        group_size: int = 8,
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008 (frozen)
+        optimizer: OptimizerCallable = AdamW,
+        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008 (frozen)
+        update: UpdateSettings = UpdateSettings(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        if group_size < 1:
+            raise ConfigError(f"group_size must be at least 1, got {group_size}.")
+        # Asked now, so that a group size that cannot work fails before weights are loaded.
+        algorithm.advantages(torch.zeros(1, group_size))
+        if sampling.temperature == 0:
+            raise ConfigError(
+                "sampling.temperature is 0, so every completion of a group would be the same; "
+                "set it above 0, usually to 1."
+            )
+        super().__init__(policy, rollout, verifier, sampling, optimizer, schedule, update)
+        self.algorithm = algorithm
+        self.group_size = group_size
+        self.seed = seed
+
+    def collator(self) -> Collator:
+        """Return the policy's collator, without targets."""
+        return self.policy.collator()
+
+    def on_train_start(self) -> None:
+        """Freeze dropout and batch statistics; fix the reference at the first start."""
+        self.policy.eval()
+        if self.algorithm.needs_reference:
+            with self.policy.reference():
+                pass
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Sample, verify, and update the policy on one batch of questions."""
+        time = StageTimer()
+        with time("sample"):
+            seed = seed_for(self.seed, "rollouts", self.global_step)
+            rollouts = self.rollout.sample(self.policy, batch, self.group_size, self.sampling, seed)
+        with time("verify"):
+            verdicts = judge(self.verifier, batch.questions, rollouts)
+            rewards = torch.tensor([v.reward for v in verdicts], device=self.device)
+            rewards = rewards.view(len(batch), self.group_size)
+            advantages = self.algorithm.advantages(rewards)
+        live = list(range(len(batch)))
+        if self.update.drop_flat_groups:
+            live = groups_with_signal(advantages)
+        with time("score"):
+            scored = self._score(batch, rollouts, verdicts, rewards, advantages, live)
+        with time("update"):
+            metrics = self._update(batch, scored, live)
+        metrics |= rollout_metrics(batch.questions, scored)
+        metrics |= {f"seconds/{stage}": spent for stage, spent in time.seconds.items()}
+        metrics["rollouts_per_s"] = len(rollouts) / sum(time.seconds.values())
+        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+        self.log("reward", metrics["reward"], prog_bar=True, logger=False)
+
+    def _score(
+        self,
+        batch: PromptBatch,
+        rollouts: Rollouts,
+        verdicts: tuple[Verdict, ...],
+        rewards: Tensor,
+        advantages: Tensor,
+        live: list[int],
+    ) -> ScoredRollouts:
+        """Add old and reference log-probabilities, of the groups that take part."""
+        size, temperature = self.update.micro_batch_size, self.sampling.temperature
+        old, reference = rollouts.logprobs, None
+        if old is None:
+            old = score_in_micro_batches(self.policy, batch, rollouts, live, size, temperature)
+        if self.algorithm.needs_reference:
+            with self.policy.reference():
+                reference = score_in_micro_batches(
+                    self.policy, batch, rollouts, live, size, temperature
+                )
+        return ScoredRollouts(rollouts, verdicts, rewards, advantages, old, reference)
+
+    def _update(
+        self, batch: PromptBatch, scored: ScoredRollouts, live: list[int]
+    ) -> dict[str, float]:
+        """Take `inner_epochs` optimiser steps on scored completions; return the last's metrics.
+
+        The loss divides by the whole batch, dropped groups included, so that dropping them
+        leaves the policy gradient as it is. When no group carries a signal the step is counted
+        but, there being no gradient, changes no weight.
+        """
+        normaliser = self.algorithm.normaliser(scored.rollouts.mask)
+        for _ in range(self.update.inner_epochs):
+            sums, total = StatSums(), torch.zeros((), device=self.device)
+            for part in micro_batches(
+                self.policy, batch, scored, live, self.update.micro_batch_size
+            ):
+                logprobs = self.policy.logprobs(
+                    part.prompts, part.rollouts, self.sampling.temperature
+                )
+                output = self.algorithm.loss(
+                    logprobs,
+                    part.old_logprobs,
+                    part.ref_logprobs,
+                    part.advantages,
+                    part.rollouts.mask,
+                    normaliser,
+                )
+                self.manual_backward(output.loss)
+                sums.add(output.stats)
+                total += output.loss.detach()
+            norm = self.optimizer_step_after_backward()
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return {"loss": float(total), "grad_norm": float(norm), "lr": lr, **sums.per_token()}

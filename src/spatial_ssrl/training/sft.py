@@ -1,0 +1,86 @@
+"""The cold start: supervised learning of right answers, so that RL has something to sample."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim import AdamW
+
+from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.data.cold_start import Answers, ColdStartAnswers
+from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSettings
+from spatial_ssrl.rollout.base import RolloutEngine
+from spatial_ssrl.training.module import PolicyModule
+from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
+from spatial_ssrl.training.updates import chunks
+from spatial_ssrl.verifiers.base import Verifier
+
+
+class SFTModule(PolicyModule):
+    """Teaches a policy to write right answers, by the cross-entropy of their tokens.
+
+    A given answer is scored exactly as a sampled completion is, so that the cold start and
+    RL share one path through the model.
+
+    Args:
+        policy: The policy to train.
+        answers: "worked" answers with each task's reasoning, "plain" ones without, or a list
+            of task keys: those get worked answers, the others plain ones.
+        rollout: Samples answers to held-out questions; None lets the model do it in process.
+        verifier: Judges them; None takes 0.9 accuracy and 0.1 format.
+        sampling: Length limit of those answers.
+        optimizer: Builds the optimiser from the trainable parameters.
+        schedule: Course of the learning rate.
+        update: Micro-batches and clipping; `inner_epochs` must be 1.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyBackbone,
+        answers: Answers = "worked",
+        rollout: RolloutEngine | None = None,
+        verifier: Verifier | None = None,
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008 (frozen)
+        optimizer: OptimizerCallable = AdamW,
+        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008 (frozen)
+        update: UpdateSettings = UpdateSettings(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__(policy, rollout, verifier, sampling, optimizer, schedule, update)
+        self.answer_of = ColdStartAnswers(answers)
+
+    def collator(self) -> Collator:
+        """Return a collator that adds each question's answer as the target."""
+        return self.policy.collator(self.answer_of)
+
+    def on_train_start(self) -> None:
+        """Let dropout and batch statistics work."""
+        self.policy.train()
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Take one optimiser step on the mean cross-entropy of the batch's answer tokens."""
+        given = _given_completions(batch)
+        tokens, total = given.mask.sum(), torch.zeros((), device=self.device)
+        for rows in chunks(range(len(batch)), self.update.micro_batch_size):
+            part = self.policy.select(batch, rows)
+            logprobs = self.policy.logprobs(part, _given_completions(part), temperature=1.0)
+            loss = -logprobs.sum() / tokens
+            self.manual_backward(loss)
+            total += loss.detach()
+        norm = self.optimizer_step_after_backward()
+        self.log("train/loss", total, prog_bar=True)
+        self.log("train/grad_norm", norm)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _given_completions(batch: PromptBatch) -> Rollouts:
+    """Return the targets of a batch as completions, one a question."""
+    if batch.targets is None or batch.target_mask is None:
+        raise ValueError("the batch has no targets; collate it with SFTModule.collator().")
+    return Rollouts(
+        tokens=batch.targets,
+        mask=batch.target_mask,
+        logprobs=None,
+        texts=("",) * len(batch),
+        truncated=torch.zeros(len(batch), dtype=torch.bool, device=batch.targets.device),
+        group_size=1,
+    )
