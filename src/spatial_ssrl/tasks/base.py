@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -41,13 +42,17 @@ class PretextTask(ABC):
 
     def settings(self) -> dict[str, object]:
         """Return the constructor's arguments by name."""
-        names = inspect.signature(type(self)).parameters
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _argument_names(type(self))}
 
     def uid(self, scene: Scene, *draw: object) -> str:
         """Return the id of a question: 16 hex digits of task, settings, scene and draw."""
         facts = (TASKS.key_of(self), sorted(self.settings().items()), scene.source_id, draw)
         return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+
+
+@cache  # reading a signature takes as long as drawing a small question
+def _argument_names(cls: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(cls).parameters)
 
 
 TASKS: Registry[PretextTask] = Registry(PretextTask, "task")

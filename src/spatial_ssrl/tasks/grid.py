@@ -99,8 +99,9 @@ def thumbnails(patches: Pixels, side: int = 8) -> npt.NDArray[np.float32]:
     # Centred, so that the thumbnail of a flipped patch is the flipped thumbnail.
     top, left = (height - high * down) // 2, (width - wide * across) // 2
     kept = patches[:, top : top + high * down, left : left + wide * across]
-    blocks = kept.reshape(count, down, high, across, wide, 3)
-    sums = blocks.sum(axis=4, dtype=np.uint32).sum(axis=2)
+    # Rows first, whose pixels lie together in memory: many times faster than both at once.
+    sums = kept.reshape(count, down, high, -1).sum(axis=2, dtype=np.uint32)
+    sums = sums.reshape(count, down, across, wide, 3).sum(axis=3)
     means: npt.NDArray[np.float32] = (sums / np.float32(high * wide)).astype(np.float32)
     return means
 

@@ -78,15 +78,13 @@ def find_regions(depth: regions.Depth) -> RegionSet:
 
 
 def draw_pair(
-    found: RegionSet, kind: str, offset: tuple[int, int], rng: np.random.Generator
+    found: RegionSet, offset: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Draw a pair of one kind, uniformly from all whose second region lies at `offset`.
+    """Draw a pair, uniformly from all whose second region lies at `offset` from the first.
 
     Args:
         found: Regions to draw from.
-        kind: "near", "narrow" or "wide"; see `matches`.
-        offset: Signs of (right, away) from the first to the second region; 0 where the kind
-            does not care.
+        offset: Signs of (right, away), in {-1, 0, 1}; see `matches`.
         rng: Source of the draw.
 
     Returns:
@@ -98,61 +96,57 @@ def draw_pair(
     # Drawing until one will do is uniform over those that do, without listing M * M pairs.
     for count in _DRAWS:
         first, second = rng.integers(len(found), size=(2, count))
-        fitting = matches(found, kind, offset, first, second)
+        fitting = matches(found, offset, first, second)
         place = int(fitting.argmax())
         if fitting[place]:
             return int(first[place]), int(second[place])
-    raise SceneRejected(f"no {kind} pair of regions")
+    if 0 in offset:
+        raise SceneRejected(f"no two regions {'beside' if offset[0] else 'behind'} each other")
+    raise SceneRejected("no two regions on one of the diagonals")
 
 
 def matches(
     found: RegionSet,
-    kind: str,
     offset: tuple[int, int],
     first: npt.NDArray[np.int64],
     second: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.bool_]:
-    """Return which pairs are of a kind and lie at an offset.
+    """Return which pairs lie clearly at an offset.
 
     Args:
         found: The regions.
-        kind: "near": alike in depth and height, apart sideways; "narrow": apart in depth, hardly
-            sideways; "wide": apart in depth and sideways, to the same side in the picture
-            and in space.
-        offset: Signs of (right, away) from the first to the second region, 0 for any.
+        offset: Signs of (right, away) from the first to the second region. With (±1, 0) they
+            are alike in depth and height and apart sideways; with (0, ±1) apart in depth and
+            hardly sideways; with (±1, ±1) apart in both, to the same side in the picture and
+            in space.
         first: Indices of first regions, shape (N,).
         second: Indices of second regions, shape (N,).
 
     Returns:
         Shape (N,), bool.
     """
+    right, away = offset
     side = min(found.height, found.width)
+    apart = max(_APART * side, 2 * marker_radius(found.height, found.width) + 1)
     across = found.columns[second] - found.columns[first]
     down = found.rows[second] - found.rows[first]
-    if kind == "near":
+    if away == 0:
         return np.asarray(
-            (across * offset[0] >= max(_APART * side, _touching(found)))
+            (across * right >= apart)
             & (np.abs(down) < _LEVEL * side)
             & (np.abs(_middle(found, second) - _middle(found, first)) <= _DEPTH_ALIKE)
         )
-    behind, before = (second, first) if offset[1] > 0 else (first, second)
-    fitting = (found.low[behind] - found.high[before] >= _DEPTH_APART) & (
-        across**2 + down**2 >= max(_APART * side, _touching(found)) ** 2
-    )
-    if kind == "narrow":
+    behind, before = (second, first) if away > 0 else (first, second)
+    fitting = found.low[behind] - found.high[before] >= _DEPTH_APART
+    fitting &= across**2 + down**2 >= apart**2
+    if right == 0:
         return np.asarray(fitting & (np.abs(across) <= _APART * side))
-    fitting &= across * offset[0] > _FAR_APART * side
     # Seen through one lens, what is right in the picture need not be right in space.
     middle = (found.width - 1) / 2
     aside = (found.columns[second] - middle) * found.depth[second]
-    aside = aside - (found.columns[first] - middle) * found.depth[first]
-    return np.asarray(fitting & (aside * offset[0] > 0))
+    aside -= (found.columns[first] - middle) * found.depth[first]
+    return np.asarray(fitting & (across * right > _FAR_APART * side) & (aside * right > 0))
 
 
 def _middle(found: RegionSet, index: npt.NDArray[np.int64]) -> regions.Depth:
     return np.asarray((found.low[index] + found.high[index]) / 2, dtype=np.float32)
-
-
-def _touching(found: RegionSet) -> int:
-    """Return the distance in pixels below which two markers overlap."""
-    return 2 * marker_radius(found.height, found.width) + 1

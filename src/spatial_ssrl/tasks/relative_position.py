@@ -10,7 +10,7 @@ from spatial_ssrl.core.questions import Question, Scene
 from spatial_ssrl.tasks import regions
 from spatial_ssrl.tasks.base import TASKS, PretextTask
 from spatial_ssrl.tasks.markers import draw_marker, marker_radius
-from spatial_ssrl.tasks.pairs import draw_pair, find_regions
+from spatial_ssrl.tasks.pairs import RegionSet, draw_pair, find_regions
 
 LETTERS = ("A", "B", "C", "D")
 FACINGS = ("left", "right", "toward", "away")
@@ -34,12 +34,13 @@ class RelativePosition(PretextTask):
 
     Three kinds of pair, all thresholds relative to the picture. *near*: alike in depth and
     height, apart sideways; one word decides. *narrow*: apart in depth, hardly sideways; one
-    word decides. *wide*: apart in depth and sideways; the answer has two words. Only *near*
-    and *narrow* pairs ask the same question of the reader, so that the text says nothing of
-    the answer: keep their weights equal.
+    word decides. *wide*: apart in depth and sideways; the answer has two words.
 
     The direction is drawn first, every one alike, then the facing by its weight among those
-    under which the pair can lie there, then uniformly a pair that does.
+    under which the pair can lie there, then a pair, uniformly from all that do. A scene is used
+    only if it holds a pair for every case the text leaves open, so that neither the text nor
+    what is rejected says anything of the answer. That takes equal weights of *near* and
+    *narrow*, whose questions read the same.
 
     `meta`: `camera` and `target`, centres of regions 1 and 2 as (row, column) in pixels;
     `depths`, the depth at both in the scene's unit; `facing`, one of "left", "right",
@@ -53,7 +54,7 @@ class RelativePosition(PretextTask):
         3. Pairs of which depth alone decides differ sideways by 1/8 at most, and pairs of
            which the side alone decides differ by .1 in depth at most: no other word would do.
         4. Wide pairs lie to the same side in the picture and in space.
-        5. Every direction is equally likely whatever the weights of the facings.
+        5. Every direction is equally likely, whatever the weights of the facings.
 
     Args:
         facing_weights: Of the facings left, right, toward the viewer, away from the viewer.
@@ -87,7 +88,7 @@ class RelativePosition(PretextTask):
         found = find_regions(depth)
         kind = KINDS[_weighted(self.kind_weights, rng)]
         direction, facing = self._draw_direction(kind, rng)
-        pair = draw_pair(found, kind, offset_of(direction, facing), rng)
+        pair = self._draw_pair(found, offset_of(direction, facing), rng)
         camera, target = ((int(found.rows[i]), int(found.columns[i])) for i in pair)
         options = list(TWO_WORDS if kind == "wide" else ONE_WORD)
         if rng.random() >= self.fixed_options:
@@ -130,6 +131,24 @@ class RelativePosition(PretextTask):
         possible = [direction for direction, weight in weights.items() if weight.sum() > 0]
         direction = possible[rng.integers(len(possible))]
         return direction, FACINGS[_weighted(weights[direction], rng)]
+
+    def _draw_pair(
+        self, found: RegionSet, offset: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """Draw a pair at `offset` from a scene that holds every case the text leaves open.
+
+        Were a scene accepted for the case drawn alone, the commoner case would be the better
+        guess, and a reader of the options and the facing could tell which one it is.
+        """
+        cases: list[tuple[int, int]] = [(1, 1), (1, -1)]
+        if 0 in offset:
+            one_word = zip(((1, 0), (0, 1)), self.kind_weights[:2], strict=True)
+            cases = [case for case, weight in one_word if weight > 0]
+        pairs = {case: draw_pair(found, case, rng) for case in cases}
+        if offset in pairs:
+            return pairs[offset]
+        second, first = pairs[-offset[0], -offset[1]]
+        return first, second
 
 
 def offset_of(direction: str, facing: str) -> tuple[int, int]:
