@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from spatial_ssrl.images import ImageSource
 from spatial_ssrl.tasks import PretextTask
 
 _EVALUATION_SEED = 0
+_SMALL_SOURCE = 100
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class PretextDataModule(LightningDataModule):
         batch_size: int = 16,
         num_workers: int = 0,
         seed: int = 0,
-        evaluation: HeldOutSettings = HeldOutSettings(),  # noqa: B008 (frozen)
+        evaluation: HeldOutSettings = HeldOutSettings(),
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -200,31 +201,50 @@ class PretextDataModule(LightningDataModule):
 
     def _split(self, for_training: bool) -> Callable[[str], bool] | None:
         if self.held_out is None:
-            return _HashSplit(self.evaluation.share, not for_training)
+            split = _HashSplit(self.evaluation.share, _spared(self.images, self.evaluation.share))
+            return _Except(split) if for_training else split
         return _Except(_names(self.held_out)) if for_training else None
 
 
 @dataclass(frozen=True)
 class _HashSplit:
-    """Admits the scenes whose name hashes below `share`, or all the others."""
+    """Holds a scene out when its name hashes below `share` or is one of `names`."""
 
     share: float
-    below: bool
+    names: frozenset[str]
 
     def __call__(self, source_id: str) -> bool:
-        digest = hashlib.blake2b(source_id.encode(), digest_size=8).digest()
-        return (int.from_bytes(digest, "little") / 2**64 < self.share) == self.below
+        return _fraction(source_id) < self.share or source_id in self.names
 
 
 @dataclass(frozen=True)
 class _Except:
-    """Admits every scene but the named ones."""
+    """Admits what `held_out` does not name or hold out."""
 
-    names: frozenset[str]
+    held_out: _HashSplit | frozenset[str]
 
     def __call__(self, source_id: str) -> bool:
-        return source_id not in self.names
+        if isinstance(self.held_out, frozenset):
+            return source_id not in self.held_out
+        return not self.held_out(source_id)
 
 
-def _names(sources: Sequence[ImageSource]) -> frozenset[str]:
+def _fraction(source_id: str) -> float:
+    """Return a number in [0, 1) that depends on the name alone."""
+    digest = hashlib.blake2b(source_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+def _names(sources: Iterable[ImageSource]) -> frozenset[str]:
     return frozenset(source.source_id(i) for source in sources for i in range(len(source)))
+
+
+def _spared(sources: Iterable[ImageSource], share: float) -> frozenset[str]:
+    """Return one scene of each small source that would by bad luck hold out none."""
+    chosen = set()
+    for source in sources:
+        if 2 <= len(source) <= _SMALL_SOURCE:
+            first = min(_names([source]), key=_fraction)
+            if _fraction(first) >= share:
+                chosen.add(first)
+    return frozenset(chosen)

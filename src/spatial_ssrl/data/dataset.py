@@ -61,6 +61,9 @@ class QuestionDataset(Dataset[Question]):
             raise ConfigError("tasks is empty; name at least one task.")
         if not images:
             raise ConfigError("images is empty; name at least one image source.")
+        for source in images:
+            if len(source) == 0:
+                raise ConfigError(f"{type(source).__name__} holds no scene; remove it or fill it.")
         self.tasks = tuple(tasks)
         self.sources = tuple(images)
         self.seed = seed
@@ -121,24 +124,26 @@ class QuestionDataset(Dataset[Question]):
         )
 
 
-def _shares(weights: Sequence[float] | None, count: int, name: str) -> np.ndarray:
+def _shares(weights: Sequence[float] | None, count: int, name: str) -> list[float]:
     if weights is None:
         weights = [1.0] * count
     if len(weights) != count or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise ConfigError(
             f"{name} must be {count} numbers, none negative and not all zero, got {list(weights)}."
         )
-    return np.asarray(weights, dtype=np.float64) / sum(weights)
+    return [weight / sum(weights) for weight in weights]
 
 
 def _eligible_shares(
-    task: PretextTask, sources: Sequence[ImageSource], shares: np.ndarray
-) -> np.ndarray:
-    usable = np.array([source.has_depth or not task.needs_depth for source in sources])
-    eligible = np.where(usable, shares, 0.0)
-    if eligible.sum() == 0:
+    task: PretextTask, sources: Sequence[ImageSource], shares: Sequence[float]
+) -> list[float]:
+    eligible = [
+        share if source.has_depth or not task.needs_depth else 0.0
+        for source, share in zip(sources, shares, strict=True)
+    ]
+    if sum(eligible) == 0:
         raise ConfigError(
             f"Task {TASKS.key_of(task)!r} needs depth, but no image source has it: "
             "add an RGB-D source such as SyntheticScenes or RGBDPairs, or remove the task."
         )
-    return eligible / eligible.sum()
+    return _shares(eligible, len(eligible), "image_weights")

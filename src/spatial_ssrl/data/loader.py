@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -97,20 +97,19 @@ class HeldOutLoader:
         return iter(_load(self.dataset, self._numbers, self.collate, self.num_workers))
 
 
-class _Batches(Sequence[list[int]]):
+class _Batches:
     """Question numbers of each batch, computed when asked for."""
 
-    def __init__(self, first: int, size: int, count: int) -> None:
-        self.first, self.size, self.count = first, size, count
+    def __init__(self, first: int, size: int, questions: int) -> None:
+        self.first, self.size, self.questions = first, size, questions
 
     def __len__(self) -> int:
-        return -(-self.count // self.size)
+        return -(-self.questions // self.size)
 
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = index * self.size
-        return [self.first + i for i in range(start, min(start + self.size, self.count))]
+    def __iter__(self) -> Iterator[list[int]]:
+        end = self.first + self.questions
+        for start in range(self.first, end, self.size):
+            yield list(range(start, min(start + self.size, end)))
 
 
 def _load(

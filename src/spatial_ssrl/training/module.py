@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSettings
@@ -99,14 +100,21 @@ class PolicyModule(LightningModule, ABC):
 
     # Updating.
 
-    def optimizer_step_after_backward(self) -> Tensor:
-        """Clip the gradients, step the optimiser and the schedule; return the gradient norm."""
+    def step_optimizer(self) -> dict[str, float]:
+        """Clip the gradients, step the optimiser and its schedule.
+
+        Returns:
+            `grad_norm`, before clipping, and the learning rate `lr` of the step.
+        """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        if not isinstance(optimizer, LightningOptimizer) or not isinstance(scheduler, LambdaLR):
+            raise TypeError("step_optimizer serves one optimiser with one LambdaLR schedule.")
         norm = torch.nn.utils.clip_grad_norm_(self.trainable_parameters(), self.update.clip_norm)
-        optimizer.step()  # type: ignore[union-attr]
-        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-        scheduler.step()  # type: ignore[union-attr,call-arg]
-        return norm
+        rate = float(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()
+        return {"grad_norm": float(norm), "lr": rate}
 
     # Held-out questions.
 

@@ -56,10 +56,10 @@ class RLModule(PolicyModule):
         rollout: RolloutEngine | None = None,
         verifier: Verifier | None = None,
         group_size: int = 8,
-        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008 (frozen)
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
         optimizer: OptimizerCallable = AdamW,
-        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008 (frozen)
-        update: UpdateSettings = UpdateSettings(),  # noqa: B008 (frozen)
+        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
+        update: UpdateSettings = UpdateSettings(),  # noqa: B008
         seed: int = 0,
     ) -> None:
         if group_size < 1:
@@ -161,6 +161,5 @@ class RLModule(PolicyModule):
                 self.manual_backward(output.loss)
                 sums.add(output.stats)
                 total += output.loss.detach()
-            norm = self.optimizer_step_after_backward()
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        return {"loss": float(total), "grad_norm": float(norm), "lr": lr, **sums.per_token()}
+            step = self.step_optimizer()
+        return {"loss": float(total), **step, **sums.per_token()}

@@ -40,10 +40,10 @@ class SFTModule(PolicyModule):
         answers: Answers = "worked",
         rollout: RolloutEngine | None = None,
         verifier: Verifier | None = None,
-        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008 (frozen)
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
         optimizer: OptimizerCallable = AdamW,
-        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008 (frozen)
-        update: UpdateSettings = UpdateSettings(),  # noqa: B008 (frozen)
+        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
+        update: UpdateSettings = UpdateSettings(),  # noqa: B008
     ) -> None:
         super().__init__(policy, rollout, verifier, sampling, optimizer, schedule, update)
         self.answer_of = ColdStartAnswers(answers)
@@ -66,10 +66,8 @@ class SFTModule(PolicyModule):
             loss = -logprobs.sum() / tokens
             self.manual_backward(loss)
             total += loss.detach()
-        norm = self.optimizer_step_after_backward()
-        self.log("train/loss", total, prog_bar=True)
-        self.log("train/grad_norm", norm)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        metrics = {"loss": float(total), **self.step_optimizer()}
+        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
 
 
 def _given_completions(batch: PromptBatch) -> Rollouts:

@@ -1,0 +1,7 @@
+"""Callbacks: what training writes beside its checkpoints, and what it shows."""
+
+from spatial_ssrl.training.callbacks.adapter_checkpoint import AdapterCheckpoint
+from spatial_ssrl.training.callbacks.progress import TrainingProgress
+from spatial_ssrl.training.callbacks.question_records import QuestionRecords
+
+__all__ = ["AdapterCheckpoint", "QuestionRecords", "TrainingProgress"]

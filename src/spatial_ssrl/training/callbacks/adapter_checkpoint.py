@@ -1,0 +1,61 @@
+"""The policy as other programs read it: an adapter folder, or the whole model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.training.module import PolicyModule
+
+
+class AdapterCheckpoint(Callback):
+    """Saves the policy in the layout of PEFT and transformers, during training and at its end.
+
+    The folder is complete at every moment: a new one is written beside it and takes its place.
+
+    Args:
+        directory: Folder to save to; None takes `adapter` in the Trainer's root folder.
+        every_n_steps: Optimiser steps between two saves; 0 saves at the end only.
+    """
+
+    def __init__(self, directory: Path | None = None, every_n_steps: int = 0) -> None:
+        if every_n_steps < 0:
+            raise ConfigError(f"every_n_steps must be 0 (at the end) or more, got {every_n_steps}.")
+        self.directory = directory
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save where `every_n_steps` says so."""
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the trained policy."""
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the policy and let it take the place of what was there."""
+        if not trainer.is_global_zero:
+            return
+        if not isinstance(pl_module, PolicyModule):
+            raise TypeError(f"{type(pl_module).__name__} has no policy to save.")
+        target = self.directory or Path(trainer.default_root_dir) / "adapter"
+        fresh, old = target.with_name(target.name + ".new"), target.with_name(target.name + ".old")
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        pl_module.policy.save(fresh)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+        shutil.rmtree(old, ignore_errors=True)

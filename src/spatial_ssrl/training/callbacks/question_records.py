@@ -1,0 +1,53 @@
+"""Every held-out question with the policy's completion, as one JSON line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from spatial_ssrl.training.held_out import AnswerRecord
+
+
+class QuestionRecords(Callback):
+    """Writes what `test` found, question by question, so that two runs can be paired.
+
+    Args:
+        path: File of JSON lines, one `AnswerRecord` each; None takes `records.jsonl` in the
+            Trainer's root folder. Replaced by each test.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.records: list[AnswerRecord] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the records of an earlier test."""
+        self.records = []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the records of one batch."""
+        self.records += outputs["records"]
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+        path = self.path or Path(trainer.default_root_dir) / "records.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(record.as_dict(), ensure_ascii=False) for record in self.records)
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_records(path: Path) -> list[AnswerRecord]:
+    """Return the records `QuestionRecords` wrote to `path`."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [AnswerRecord(**json.loads(line)) for line in lines]
