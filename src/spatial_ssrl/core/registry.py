@@ -120,8 +120,8 @@ class Registry(Generic[T]):
                 if entry.cls is ancestor:
                     return entry.key
         raise RegistryError(
-            f"{cls.__name__} is not a registered {self.kind}; "
-            f'decorate it with @{self.kind.upper().replace(" ", "_")}S.register("its_key").'
+            f"{cls.__name__} is not a registered {self.kind}; put the `register` decorator of "
+            f'the registry of {self.base.__name__} on it, as in @TASKS.register("its_key").'
         )
 
     def entries(self) -> tuple[Entry[T], ...]:
@@ -176,7 +176,9 @@ class Registry(Generic[T]):
                 f"{where} is defined inside a function; move it to the top of a module so that "
                 "YAML can name it."
             )
-        if any(part.startswith("_") and part != "__main__" for part in _shortest_path(cls).split(".")):
+        if any(
+            part.startswith("_") and part != "__main__" for part in _shortest_path(cls).split(".")
+        ):
             raise RegistryError(
                 f"{where} is private; give the class and a module it is exported from names "
                 "without a leading underscore so that YAML can name it."

@@ -1,0 +1,1 @@
+"""Commands that need no Trainer: plain typed functions, callable from Python too."""

@@ -1,0 +1,266 @@
+"""`spatial-ssrl fit`, `validate`, `test` and `predict`: LightningCLI over our components."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from spatial_ssrl import __version__
+from spatial_ssrl.cli.errors import UsageError, close_matches, one_line
+from spatial_ssrl.cli.parser import Hinting
+from spatial_ssrl.components import import_everything
+from spatial_ssrl.core.errors import ConfigError, SpatialSSRLError
+
+T = TypeVar("T")
+
+# What a constructor raises on a bad value; anything else is a bug and keeps its trace.
+_BAD_VALUE = (SpatialSSRLError, MisconfigurationException, ValueError, TypeError, OSError)
+
+_DESCRIPTIONS = {
+    "fit": "Train a policy.\n\nspatial-ssrl fit -c configs/rl_qwen25vl_lora.yaml",
+    "validate": "Measure a policy on held-out questions.",
+    "test": "Measure a policy on the test questions.",
+    "predict": "Write a policy's completions.",
+}
+
+
+class HintingParser(Hinting, LightningArgumentParser):
+    """Lightning's parser with errors of one line."""
+
+
+class SpatialCLI(LightningCLI):
+    """LightningCLI with every component importable by its bare class name and short errors."""
+
+    def __init__(self, args: list[str] | None, run: bool = True) -> None:
+        import_everything()
+        # Without it, absolute references inside files break under subcommands.
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+        self._failed: tuple[type, Exception] | None = None
+        main_kwargs: dict[str, Any] = {
+            "parser_mode": "omegaconf+",
+            "prog": "spatial-ssrl",
+            "version": __version__,
+        }
+        subcommands = {name: {"description": text} for name, text in _DESCRIPTIONS.items()}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # Weights exist only after `configure_model`.
+            load_from_checkpoint_support=False,  # The saved config is the record of a run.
+            parser_class=HintingParser,
+            parser_kwargs={**main_kwargs, **(subcommands if run else {})},
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": False},
+            args=args,
+            run=run,
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Remember which constructor fails, and look at what the run will read and write."""
+        self.parser.add_instantiator(self._build, object, subclasses=True)
+        if self.subcommand is None:
+            return
+        checkpoint = self._get(self.config, "ckpt_path")
+        check_checkpoint(checkpoint)
+        if checkpoint:  # A resumed run may write its config over that of the run it continues.
+            self.save_config_kwargs["overwrite"] = True
+
+    def instantiate_classes(self) -> None:
+        """Build everything the config names.
+
+        Raises:
+            UsageError: If a constructor refuses a value; says which part of the config it is.
+        """
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            if self._failed is None or not isinstance(self._failed[1], _BAD_VALUE):
+                raise
+            cls, cause = self._failed
+            raise UsageError(f"{self._where(cls)}: {one_line(cause)}") from error
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse to start where results cannot be written."""
+        if self.subcommand is not None:
+            check_output(self.trainer)
+            if not self.save_config_kwargs["overwrite"]:
+                check_unused(self.trainer)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; LightningCLI calls this in place of the Trainer's method of the same name.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C; its text says how to go on.
+        """
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            self.trainer.fit(**kwargs)
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            raise KeyboardInterrupt(self._how_to_resume()) from None
+        finally:
+            signal.signal(signal.SIGINT, handler)  # The Trainer stops listening as it shuts down.
+
+    def _how_to_resume(self) -> str:
+        newest = newest_checkpoint(self.trainer)
+        if newest is None:
+            return "Stopped. No checkpoint had been written yet, so there is nothing to resume."
+        return f"Stopped. To go on, repeat the command with --ckpt_path {shlex.quote(str(newest))}"
+
+    def _build(self, cls: type[T], *args: Any, **kwargs: Any) -> T:
+        kwargs.pop("applied_instantiation_links", None)
+        try:
+            return cls(*args, **kwargs)
+        except Exception as error:
+            if self._failed is None:
+                self._failed = (cls, error)
+            raise
+
+    def _where(self, cls: type) -> str:
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        keys = [key for key, name in _class_paths(config) if name == cls.__name__]
+        return f"{keys[0]} ({cls.__name__})" if keys else cls.__name__
+
+
+def _class_paths(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the key of each component in a config and its class name."""
+    if isinstance(config, list):
+        for index, item in enumerate(config):
+            yield from _class_paths(item, f"{prefix}[{index}]")
+    if not isinstance(config, Namespace):
+        return
+    values = vars(config)
+    if isinstance(path := values.get("class_path"), str):
+        yield prefix, path.rpartition(".")[2]
+        values = vars(values.get("init_args") or Namespace())
+    for name, value in values.items():
+        yield from _class_paths(value, f"{prefix}.{name}" if prefix else name)
+
+
+def run(args: list[str]) -> None:
+    """Run one Trainer command.
+
+    Args:
+        args: The command and its options, such as `["fit", "-c", "run.yaml"]`.
+
+    Raises:
+        SpatialSSRLError: If an argument, a file or a value is at fault; one line.
+        KeyboardInterrupt: After Ctrl-C; its text says how to go on.
+    """
+    check_configs(args)
+    argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns when it sees arguments twice.
+    try:
+        SpatialCLI(args)
+    finally:
+        sys.argv = argv
+
+
+def check_configs(args: list[str]) -> None:
+    """Refuse config files that are missing or are no YAML mapping.
+
+    Raises:
+        UsageError: Naming the file, and the line where YAML stops making sense.
+    """
+    for flag, value in itertools.zip_longest(args, args[1:]):
+        name, equals, after = flag.partition("=")
+        if name not in ("-c", "--config"):
+            continue
+        path = Path(after if equals else value or "")
+        if not path.is_file():
+            found = close_matches(path.name, (p.name for p in _siblings(path)))
+            hint = f" Did you mean {path.parent / found[0]}?" if found else ""
+            raise UsageError(f"{name}: there is no file {str(path)!r}.{hint}")
+        _check_yaml(path)
+
+
+def _siblings(path: Path) -> list[Path]:
+    return list(path.parent.iterdir()) if path.parent.is_dir() else []
+
+
+def _check_yaml(path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text file, so it cannot be a YAML config.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f" (line {mark.line + 1})"
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise UsageError(f"{path} is not valid YAML{line}: {problem}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold keys such as `model:`, got {type(content).__name__}.")
+
+
+def check_checkpoint(path: object) -> None:
+    """Refuse a `ckpt_path` that is no file; words such as "last" are the Trainer's.
+
+    Raises:
+        ConfigError: If the file is missing.
+    """
+    if not isinstance(path, str | Path) or str(path) in ("last", "best", "hpc"):
+        return
+    if "://" not in str(path) and ":" not in str(path)[2:] and not Path(path).exists():
+        raise ConfigError(
+            f"ckpt_path: there is no checkpoint {str(path)!r}; checkpoints end in .ckpt and lie "
+            "under the folder of the run."
+        )
+
+
+def check_output(trainer: Trainer) -> None:
+    """Refuse an output folder that cannot be written, before any work is done.
+
+    Raises:
+        ConfigError: Naming the folder and the reason.
+    """
+    for folder in {trainer.default_root_dir, *(logger.save_dir for logger in trainer.loggers)}:
+        if folder is None or "://" in folder:
+            continue
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"trainer.default_root_dir: the output folder {folder!r} cannot be written "
+                f"({error.strerror}); choose another one."
+            ) from error
+
+
+def check_unused(trainer: Trainer) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        ConfigError: If the folder of the run already holds a saved config.
+    """
+    folder = trainer.log_dir
+    if folder is not None and Path(folder, "config.yaml").exists():
+        raise ConfigError(
+            f"trainer.default_root_dir: {folder!r} already holds a run; choose another folder, "
+            "or go on with that run by --ckpt_path."
+        )
+
+
+def newest_checkpoint(trainer: Trainer) -> Path | None:
+    """Return the checkpoint written last in this run, or None."""
+    folders = {
+        Path(folder)
+        for callback in trainer.checkpoint_callbacks
+        if (folder := getattr(callback, "dirpath", None))
+    }
+    files = [file for folder in folders for file in folder.glob("*.ckpt")]
+    return max(files, key=lambda file: file.stat().st_mtime, default=None)

@@ -1,0 +1,161 @@
+"""The command `spatial-ssrl`: sends the first word to whoever answers it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from dataclasses import dataclass
+
+from spatial_ssrl import __version__
+from spatial_ssrl.cli.errors import UsageError, did_you_mean, is_users, one_line
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word of the command line.
+
+    Args:
+        help: What it does, in one line.
+        example: A call that shows it.
+        function: "module:function" of a typed function, or "" for a Trainer command.
+        bare: Option that a first word without dashes stands for, or "".
+    """
+
+    help: str
+    example: str
+    function: str = ""
+    bare: str = ""
+
+
+_COMMANDS = "spatial_ssrl.cli.commands"
+
+COMMANDS = {
+    "quickstart": Command(
+        "make scenes, train a small policy on this CPU, measure it on held-out scenes",
+        "spatial-ssrl quickstart",
+        f"{_COMMANDS}.quickstart:quickstart",
+    ),
+    "preview": Command(
+        "draw questions made from pictures on one sheet, to see what is trained on",
+        "spatial-ssrl preview photos/ --out sheet.png",
+        f"{_COMMANDS}.preview:preview",
+        bare="--images",
+    ),
+    "list": Command(
+        "show the tasks, models, algorithms and other parts that a config can name",
+        "spatial-ssrl list tasks",
+        f"{_COMMANDS}.list:list_components",
+        bare="--kind",
+    ),
+    "fit": Command(
+        "train what a config file describes; any value can be overridden",
+        "spatial-ssrl fit -c run.yaml --trainer.max_steps 100",
+    ),
+    "validate": Command(
+        "measure a checkpoint on held-out questions",
+        "spatial-ssrl validate -c run.yaml --ckpt_path last.ckpt",
+    ),
+    "test": Command(
+        "the same on the test questions",
+        "spatial-ssrl test -c run.yaml --ckpt_path last.ckpt",
+    ),
+    "predict": Command(
+        "let a checkpoint answer questions",
+        "spatial-ssrl predict -c run.yaml --ckpt_path last.ckpt",
+    ),
+}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        args: Words after `spatial-ssrl`; those of the process when None.
+
+    Returns:
+        The exit code: 0, 2 for a mistake of the user (told in one line), 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        print(f"spatial-ssrl {__version__}")
+        return 0
+    try:
+        return _run(words)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'Stopped.'}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug or not is_users(error):
+            raise
+        print(f"spatial-ssrl: error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def help_text() -> str:
+    """Return the page shown without arguments: each command, what it does, one example."""
+    lines = [
+        "spatial-ssrl: teach a vision-language model spatial understanding from plain pictures.",
+        "",
+        "usage: spatial-ssrl COMMAND [options]",
+    ]
+    for name, command in COMMANDS.items():
+        if name == "quickstart":
+            lines += ["", "Start here:"]
+        elif name == "fit":
+            lines += ["", "Train and measure, from a config file:"]
+        lines += [f"  {name:<12}{command.help}", f"              $ {command.example}"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "  COMMAND --help   all options of one command",
+            "  --debug          show the whole trace of an error",
+            "  --version        print the version",
+        ]
+    )
+
+
+def _run(words: list[str]) -> int:
+    name, *rest = words
+    command = COMMANDS.get(name)
+    if command is None:
+        hint = did_you_mean(name, COMMANDS) or f" Choose from {', '.join(COMMANDS)}."
+        raise UsageError(f"{name!r} is not a command.{hint}")
+    _quieten()
+    try:
+        if command.function:
+            if command.bare and rest and not rest[0].startswith("-"):
+                rest = [command.bare, *rest]
+            _call(name, command.function, rest)
+        else:
+            from spatial_ssrl.cli import fit
+
+            fit.run(words)
+    except SystemExit as stop:  # `--help` and `--print_config` leave this way.
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+def _call(name: str, path: str, args: list[str]) -> None:
+    """Call a typed function with arguments parsed by its own signature."""
+    from jsonargparse import auto_cli
+
+    from spatial_ssrl.cli.parser import Hinting
+
+    module, _, attribute = path.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    auto_cli(function, args=args, prog=f"spatial-ssrl {name}", parser_class=Hinting)
+
+
+def _quieten() -> None:
+    """Drop messages of other libraries that tell a reader nothing about their run."""
+    # bitsandbytes looks for an optional kernel on import, and says so.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
