@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+
 from spatial_ssrl.core.questions import Scene
 from spatial_ssrl.core.registry import Registry
 
