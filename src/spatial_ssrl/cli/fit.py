@@ -147,7 +147,8 @@ def _class_paths(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     values = vars(config)
     if isinstance(path := values.get("class_path"), str):
         yield prefix, path.rpartition(".")[2]
-        values = vars(values.get("init_args") or Namespace())
+        init_args = values.get("init_args")
+        values = vars(init_args) if isinstance(init_args, Namespace) else {}
     for name, value in values.items():
         yield from _class_paths(value, f"{prefix}.{name}" if prefix else name)
 

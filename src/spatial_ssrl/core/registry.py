@@ -42,8 +42,8 @@ class Entry(Generic[T]):
 
     @property
     def summary(self) -> str:
-        """First line of the class docstring, or "" when there is none."""
-        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+        """First line of the class's own docstring, or "" when there is none."""
+        return inspect.cleandoc(self.cls.__doc__ or "").partition("\n")[0]
 
     @property
     def source(self) -> tuple[Path, int]:
@@ -169,7 +169,7 @@ class Registry(Generic[T]):
         if not issubclass(cls, self.base):
             raise RegistryError(f"{where} must subclass {self.base.__name__} to be a {self.kind}.")
         if inspect.isabstract(cls):
-            missing = ", ".join(sorted(cls.__abstractmethods__))
+            missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
             raise RegistryError(f"{where} is abstract; implement {missing} before registering it.")
         if "<locals>" in cls.__qualname__:
             raise RegistryError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import numpy as np
 
@@ -18,7 +19,9 @@ def seed_for(seed: int, *parts: int | str) -> int:
     Returns:
         An integer in [0, 2**63), equal on every machine and Python version.
     """
-    text = "\x1f".join([repr(int(seed)), *(repr(part) for part in parts)])
+    # NumPy's integers and strings print unlike Python's; both must name the same stream.
+    plain = (str(part) if isinstance(part, str) else operator.index(part) for part in parts)
+    text = "\x1f".join([repr(int(seed)), *(repr(part) for part in plain)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
