@@ -59,7 +59,10 @@ def wilson_accuracy(right: int, n: int) -> Accuracy:
     share, z2 = right / n, Z95 * Z95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return Accuracy(share, (max(centre - half, 0.0), min(centre + half, 1.0)), n)
+    # The formula contains the share; rounding at 0 and 1 must not exclude it.
+    return Accuracy(
+        share, (max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0)), n
+    )
 
 
 def paired_gain(first: Sequence[bool], second: Sequence[bool]) -> Gain:

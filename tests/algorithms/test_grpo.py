@@ -1,0 +1,210 @@
+"""GRPO against values obtained by running other libraries' own functions, and its invariances."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from spatial_ssrl.algorithms import GRPO
+from spatial_ssrl.algorithms.losses import k3_divergence, sequence_means
+from spatial_ssrl.core.errors import ConfigError
+
+# One group of four completions of lengths 5, 3, 4 and 2, in float64. TRL is 1.16.0.
+LOGP = [
+    [-0.9, -1.1, -0.4, -2.0, -0.7],
+    [-1.2, -0.3, -0.8, 0, 0],
+    [-0.5, -0.6, -1.5, -1.0, 0],
+    [-2.2, -0.2, 0, 0, 0],
+]
+OLD_STEP = [
+    [0.30, -0.40, 0.05, 0.60, -0.10],
+    [-0.25, 0.15, 1.40, 0, 0],
+    [0.02, -0.50, 0.35, -0.05, 0],
+    [0.20, -0.90, 0, 0, 0],
+]
+REF_STEP = [
+    [0.1, -0.2, 0.3, 0.0, 0.05],
+    [0.2, 0.1, -0.3, 0, 0],
+    [-0.1, 0.4, 0.0, 0.2, 0],
+    [0.5, -0.5, 0, 0, 0],
+]
+REWARDS = torch.tensor([[1.0, 0.1, 0.9, 0.0]], dtype=torch.float64)
+
+
+@pytest.fixture
+def update() -> dict[str, Tensor]:
+    logp = torch.tensor(LOGP, dtype=torch.float64)
+    old = logp - torch.tensor(OLD_STEP, dtype=torch.float64)
+    ref = old - torch.tensor(REF_STEP, dtype=torch.float64)
+    mask = torch.arange(5) < torch.tensor([[5], [3], [4], [2]])
+    return {"logprobs": logp, "old_logprobs": old, "ref_logprobs": ref, "mask": mask}
+
+
+def loss_and_gradient(algorithm: GRPO, update: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    logp = update["logprobs"].clone().requires_grad_()
+    advantages = algorithm.advantages(REWARDS)[0]
+    normaliser = algorithm.normaliser(update["mask"])
+    output = algorithm.loss(
+        **{**update, "logprobs": logp}, advantages=advantages, normaliser=normaliser
+    )
+    output.loss.backward()
+    assert logp.grad is not None
+    return output.loss.detach(), logp.grad
+
+
+def test_advantages_equal_those_of_trl() -> None:
+    expected = [0.956182177748, -0.764945742198, 0.764945742198, -0.956182177748]
+    assert GRPO().advantages(REWARDS)[0].tolist() == pytest.approx(expected, abs=1e-11)
+
+
+def test_advantages_equal_those_of_verl() -> None:
+    expected = [0.95636324, -0.76509059, 0.76509059, -0.95636324]
+    advantages = GRPO(advantage_eps=1e-6).advantages(REWARDS)[0].tolist()
+    assert advantages == pytest.approx(expected, abs=1e-8)
+
+
+def test_advantages_without_scaling_are_differences_from_the_mean() -> None:
+    advantages = GRPO(scale_by_std=False).advantages(REWARDS)[0].tolist()
+    assert advantages == pytest.approx([0.5, -0.4, 0.4, -0.5])
+
+
+@pytest.mark.parametrize(
+    ("kl_coefficient", "loss", "norm"),
+    [(0.0, 0.20423235, 0.32300472), (0.04, 0.21621347, 0.32655006)],
+)
+def test_loss_and_gradient_equal_those_of_trl(
+    update: dict[str, Tensor], kl_coefficient: float, loss: float, norm: float
+) -> None:
+    value, gradient = loss_and_gradient(GRPO(kl_coefficient=kl_coefficient), update)
+    assert value.item() == pytest.approx(loss, abs=1e-8)
+    assert gradient.norm().item() == pytest.approx(norm, abs=1e-8)
+
+
+def test_loss_equals_that_of_openrlhf_with_its_eps(update: dict[str, Tensor]) -> None:
+    value, gradient = loss_and_gradient(GRPO(kl_coefficient=0.0, advantage_eps=1e-9), update)
+    assert value.item() == pytest.approx(0.20427141, abs=1e-8)
+    assert gradient.norm().item() == pytest.approx(0.32306650, abs=1e-8)
+
+
+def test_wider_upper_clip_moves_only_tokens_between_the_two_bounds(
+    update: dict[str, Tensor],
+) -> None:
+    _, narrow = loss_and_gradient(GRPO(kl_coefficient=0.0), update)
+    _, wide = loss_and_gradient(GRPO(kl_coefficient=0.0, clip_range_high=0.4), update)
+    ratios = torch.tensor(OLD_STEP, dtype=torch.float64).exp()
+    positive = torch.tensor([True, False, True, False])[:, None]
+    between = (ratios > 1.2) & (ratios < 1.4) & positive
+    assert between.any()
+    assert torch.equal(narrow != wide, between)
+
+
+def test_k3_row_equals_reference_values(update: dict[str, Tensor]) -> None:
+    # Of verl: ref minus logp of this data is -(delta + refd).
+    values = k3_divergence(update["logprobs"], update["ref_logprobs"], update["mask"])
+    expected = [0.07032, 0.222119, 0.054688, 0.148812, 0.001271]
+    assert values[0].tolist() == pytest.approx(expected, abs=1e-6)
+    mean = (values * update["mask"]).sum() / update["mask"].sum()
+    assert mean.item() == pytest.approx(0.20612800, abs=1e-8)
+
+
+@pytest.mark.parametrize("split", [[1, 3], [2, 2], [1, 1, 1, 1]])
+def test_micro_batches_add_up_to_the_whole(update: dict[str, Tensor], split: list[int]) -> None:
+    algorithm = GRPO(kl_coefficient=0.04)
+    whole, gradient = loss_and_gradient(algorithm, update)
+    logp = update["logprobs"].clone().requires_grad_()
+    advantages, normaliser = algorithm.advantages(REWARDS)[0], algorithm.normaliser(update["mask"])
+    total, tokens, start = 0.0, 0, 0
+    for size in split:
+        rows = slice(start, start + size)
+        part = {name: value[rows] for name, value in update.items()} | {"logprobs": logp[rows]}
+        output = algorithm.loss(**part, advantages=advantages[rows], normaliser=normaliser)
+        output.loss.backward()
+        total += output.loss.item()
+        tokens += int(output.stats["tokens"])
+        start += size
+    assert total == pytest.approx(whole.item(), abs=1e-12)
+    assert torch.allclose(logp.grad, gradient, atol=1e-12)
+    assert tokens == 14
+
+
+def test_statistics_are_sums_over_tokens(update: dict[str, Tensor]) -> None:
+    algorithm = GRPO(kl_coefficient=0.04)
+    stats = algorithm.loss(
+        **update, advantages=algorithm.advantages(REWARDS)[0], normaliser=4.0
+    ).stats
+    assert int(stats["tokens"]) == 14
+    assert stats["surprisal"].item() == pytest.approx(13.4)
+    assert stats["kl"].item() == pytest.approx(14 * 0.20612800, abs=1e-6)
+    # Ratio above 1.2 with advantage above 0: rows 1 and 3 have .30, .60 and .35. Ratio below
+    # .8 with advantage below 0: rows 2 and 4 have -.25 and -.90.
+    assert int(stats["clipped"]) == 5
+
+
+def test_equal_rewards_give_exactly_zero_advantage() -> None:
+    # The float32 mean of eight times 0.1 is not 0.1.
+    rewards = torch.full((3, 8), 0.1)
+    assert not GRPO().advantages(rewards).any()
+
+
+def test_advantages_ignore_a_shift_of_the_rewards() -> None:
+    shifted = GRPO().advantages(REWARDS + 7.25)
+    assert torch.allclose(shifted, GRPO().advantages(REWARDS), atol=1e-9)
+
+
+def test_padding_may_hold_anything(update: dict[str, Tensor]) -> None:
+    algorithm = GRPO(kl_coefficient=0.04)
+    value, gradient = loss_and_gradient(algorithm, update)
+    for name, filler in (
+        ("logprobs", float("-inf")),
+        ("old_logprobs", float("nan")),
+        ("ref_logprobs", float("inf")),
+    ):
+        update[name] = update[name].masked_fill(~update["mask"], filler)
+    dirty_value, dirty_gradient = loss_and_gradient(algorithm, update)
+    assert dirty_value == value
+    assert torch.equal(dirty_gradient, gradient)
+
+
+def test_a_completion_without_tokens_adds_nothing(update: dict[str, Tensor]) -> None:
+    update["mask"] = update["mask"].clone()
+    update["mask"][3] = False
+    value, gradient = loss_and_gradient(GRPO(), update)
+    assert value.isfinite()
+    assert not gradient[3].any()
+    assert gradient[:3].any()
+
+
+def test_sequence_means_divides_by_each_length() -> None:
+    values = torch.tensor([[1.0, 3.0, 9.0], [4.0, 9.0, 9.0], [9.0, 9.0, 9.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
+    assert sequence_means(values, mask).tolist() == [2.0, 4.0, 0.0]
+
+
+def test_a_group_of_one_is_refused_with_a_remedy() -> None:
+    with pytest.raises(ValueError, match=r"group_size is 1.*set group_size to 2 or more"):
+        GRPO().advantages(torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"clip_range": 1.5}, r"clip_range must be in \(0, 1\), got 1.5"),
+        ({"clip_range_high": -0.1}, "clip_range_high must be above 0, got -0.1"),
+        ({"kl_coefficient": -1.0}, "kl_coefficient must be 0 .* got -1.0"),
+        ({"advantage_eps": 0.0}, "advantage_eps must be above 0, got 0.0"),
+    ],
+)
+def test_bad_settings_are_named(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GRPO(**arguments)
+
+
+def test_reference_is_needed_only_for_the_divergence(update: dict[str, Tensor]) -> None:
+    assert GRPO().needs_reference
+    algorithm = GRPO(kl_coefficient=0.0)
+    assert not algorithm.needs_reference
+    update["ref_logprobs"] = None
+    algorithm.loss(**update, advantages=algorithm.advantages(REWARDS)[0], normaliser=4.0)
+    with pytest.raises(ValueError, match="needs ref_logprobs"):
+        GRPO().loss(**update, advantages=algorithm.advantages(REWARDS)[0], normaliser=4.0)
