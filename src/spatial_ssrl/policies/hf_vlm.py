@@ -133,7 +133,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
                     f"gradient_checkpointing: {type(network).__name__} does not support it; "
                     "set it to false."
                 )
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+            # Newer transformers have another name for it and warn at the old one.
+            enable = getattr(network, "activation_checkpointing_enable", None)
+            (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
         self.eval()
 
     def _adapted(self, network: PreTrainedModel) -> PreTrainedModel | PeftModel:

@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from support.oracles import plain_logprobs, random_completions, rollouts_of
+from support.tiny_models import FAMILIES, random_question
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from spatial_ssrl.core.batches import PromptBatch
+from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
+from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
+from spatial_ssrl.policies.repeated import repeated_logprobs
+
+QUESTIONS = (
+    random_question(1, "Which one?", seed=0),
+    random_question(3, "Order the three pictures from near to far, please.", seed=1),
+    random_question(2, "Left or right?", seed=2),
+)
+GROUP = 2
+
+
+def scored_by_the_oracle(
+    policy: HFVisionLanguagePolicy, prompts: PromptBatch, tokens: Tensor, mask: Tensor
+) -> Tensor:
+    banned = [int(i) for i in torch.isinf(policy.logits(torch.zeros(1, 32)))[0].nonzero()]
+    rows = []
+    for row in range(len(tokens)):
+        alone = policy.collator()([prompts.questions[row // GROUP]])
+        scores = plain_logprobs(policy.model, alone, tokens[row, mask[row]], banned)
+        rows.append(torch.nn.functional.pad(scores, (0, int((~mask[row]).sum()))))
+    return torch.stack(rows)
+
+
+def policy_of(folder: Path, **settings: object) -> HFVisionLanguagePolicy:
+    policy = HFVisionLanguagePolicy(str(folder), lora=LoraSettings(rank=4), **settings)
+    policy.load()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return policy
+
+
+@pytest.mark.parametrize("tiny_folder", FAMILIES, indirect=True)
+def test_shared_reading_scores_as_each_row_alone(tiny_folder: Path) -> None:
+    policy = policy_of(tiny_folder)
+    prompts = policy.collator()(QUESTIONS)
+    tokens, mask = random_completions(policy, len(QUESTIONS) * GROUP)
+    with torch.no_grad():
+        expected = scored_by_the_oracle(policy, prompts, tokens, mask)
+        shared = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0)
+        repeated = repeated_logprobs(policy, prompts, rollouts_of(tokens, mask, GROUP))
+    torch.testing.assert_close(shared, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(repeated, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tiny_folder", FAMILIES, indirect=True)
+def test_reading_token_by_token_is_reading_at_once(tiny_folder: Path) -> None:
+    policy = policy_of(tiny_folder)
+    tokens, mask = random_completions(policy, len(QUESTIONS))
+    with torch.no_grad():
+        prompts = policy.collator()(QUESTIONS)
+        whole, hidden = policy.read_on(policy.read(prompts), tokens, mask)
+        state = policy.read(prompts)
+        for column in range(tokens.shape[1]):
+            one, kept = tokens[:, column : column + 1], mask[:, column : column + 1]
+            state, step = policy.read_on(state, one, kept)
+            there = mask[:, column]
+            torch.testing.assert_close(
+                policy.logits(step[there, 0]),
+                policy.logits(hidden[there, column]),
+                atol=1e-5,
+                rtol=0,
+            )
+    assert torch.equal(state.position, whole.position)
+    torch.testing.assert_close(state.hidden, whole.hidden, atol=2e-5, rtol=0)
+
+
+def test_padding_on_the_right_leaves_the_continuation_alone(
+    lora_policy: HFVisionLanguagePolicy,
+) -> None:
+    prompts = lora_policy.collator()(QUESTIONS[:2])
+    tokens = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    more = torch.tensor([[11], [12]])
+    there = torch.ones(2, 1, dtype=torch.bool)
+    with torch.no_grad():
+        short = torch.tensor([[True, False, False], [True, True, True]])
+        state, _ = lora_policy.read_on(lora_policy.read(prompts), tokens, short)
+        _, padded = lora_policy.read_on(state, more, there)
+        alone = lora_policy.read(lora_policy.select(prompts, [0]))
+        state, _ = lora_policy.read_on(alone, tokens[:1, :1], there[:1])
+        _, plain = lora_policy.read_on(state, more[:1], there[:1])
+    torch.testing.assert_close(
+        lora_policy.logits(padded[0]), lora_policy.logits(plain[0]), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_are_those_of_a_plain_forward(
+    tiny_qwen_folder: Path, checkpointing: bool
+) -> None:
+    policy = policy_of(tiny_qwen_folder, gradient_checkpointing=checkpointing)
+    prompts = policy.collator()(QUESTIONS)
+    tokens, mask = random_completions(policy, len(QUESTIONS) * GROUP)
+    weight = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(2)) * mask
+    trained = [p for p in policy.parameters() if p.requires_grad]
+
+    expected = (scored_by_the_oracle(policy, prompts, tokens, mask) * weight).sum()
+    wanted = torch.autograd.grad(expected, trained)
+    loss = (policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0) * weight).sum()
+    got = torch.autograd.grad(loss, trained)
+
+    assert all(gradient.abs().max() > 0 for gradient in wanted)
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-3)
+
+
+def test_checkpointing_recomputes_layers_and_keeps_dropout_off(tiny_qwen_folder: Path) -> None:
+    policy = HFVisionLanguagePolicy(
+        str(tiny_qwen_folder), lora=LoraSettings(rank=4, dropout=0.5), gradient_checkpointing=True
+    )
+    policy.load()
+    calls = []
+    layer = policy.network.model.language_model.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    prompts = policy.collator()(QUESTIONS[:1])
+    tokens, mask = random_completions(policy, GROUP)
+    first = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0)
+    assert len(calls) == 1
+    first.sum().backward()
+    assert len(calls) == 2
+    second = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0)
+    assert torch.equal(first, second)
+    assert not any(module.training for module in policy.modules())
+
+
+def test_pictures_and_their_order_matter(lora_policy: HFVisionLanguagePolicy) -> None:
+    question = QUESTIONS[1]
+    swapped = type(question)(
+        **{
+            name: getattr(question, name)
+            for name in question.__dataclass_fields__
+            if name != "images"
+        },
+        images=question.images[::-1],
+    )
+    with torch.no_grad():
+        before = lora_policy.read(lora_policy.collator()([question])).hidden
+        after = lora_policy.read(lora_policy.collator()([swapped])).hidden
+    assert (lora_policy.logits(before) - lora_policy.logits(after)).abs().nan_to_num().max() > 0.1
+
+
+def test_placeholders_and_tokens_without_text_are_never_sampled(
+    lora_policy: HFVisionLanguagePolicy,
+) -> None:
+    tokenizer = lora_policy.tokenizer
+    logits = lora_policy.logits(torch.randn(2, 3, 32))
+    assert logits.shape == (2, 3, lora_policy.vocabulary_size)
+    assert logits.dtype == torch.float32
+    banned = tokenizer.convert_tokens_to_ids(
+        ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+    )
+    without_text = range(len(tokenizer), lora_policy.vocabulary_size)
+    expected = torch.zeros(lora_policy.vocabulary_size, dtype=torch.bool)
+    expected[[*banned, *without_text]] = True
+    assert len(without_text) == 8
+    assert torch.equal(torch.isneginf(logits), expected.expand_as(logits))
+    assert torch.isfinite(logits[..., ~expected]).all()
+
+
+def test_batch_size_does_not_matter(lora_policy: HFVisionLanguagePolicy) -> None:
+    with torch.no_grad():
+        together = lora_policy.read(lora_policy.collator()(QUESTIONS))
+        for row, question in enumerate(QUESTIONS):
+            alone = lora_policy.read(lora_policy.collator()([question]))
+            torch.testing.assert_close(
+                lora_policy.logits(together.hidden[row : row + 1]),
+                lora_policy.logits(alone.hidden),
+                atol=1e-5,
+                rtol=0,
+            )
+            assert together.position[row] == alone.position[0]
+
+
+@pytest.mark.parametrize("tiny_folder", FAMILIES, indirect=True)
+def test_selected_questions_are_as_collated_alone(tiny_folder: Path) -> None:
+    policy = policy_of(tiny_folder)
+    prompts = policy.collator(lambda question: question.answer)(QUESTIONS)
+    chosen = policy.select(prompts, [2, 0])
+    fresh = policy.collator(lambda question: question.answer)([QUESTIONS[2], QUESTIONS[0]])
+    assert chosen.questions == fresh.questions
+    assert chosen.vision.keys() == fresh.vision.keys()
+    width = fresh.input_ids.shape[1]
+    assert torch.equal(chosen.input_ids[:, -width:], fresh.input_ids)
+    assert torch.equal(chosen.attention_mask[:, -width:], fresh.attention_mask)
+    assert not chosen.attention_mask[:, :-width].any()
+    for name, value in fresh.vision.items():
+        mine = chosen.vision[name]
+        mine = mine[:, -width:] if name == "mm_token_type_ids" else mine
+        assert torch.equal(mine, value), name
+    assert torch.equal(chosen.targets, fresh.targets)
+    assert torch.equal(chosen.target_mask, fresh.target_mask)
+    assert torch.equal(policy.slice(prompts, 1, 3).input_ids, prompts.input_ids[1:])
+
+
+def test_saved_adapter_loads_with_plain_peft(
+    lora_policy: HFVisionLanguagePolicy, tiny_qwen_folder: Path, tmp_path: Path
+) -> None:
+    prompts = lora_policy.collator()(QUESTIONS)
+    tokens, mask = random_completions(lora_policy, len(QUESTIONS))
+    with torch.no_grad():
+        ours = lora_policy.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0)
+    lora_policy.save(tmp_path / "adapter")
+
+    plain = AutoModelForImageTextToText.from_pretrained(tiny_qwen_folder)
+    adapted = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    banned = [int(i) for i in torch.isinf(lora_policy.logits(torch.zeros(1, 32)))[0].nonzero()]
+    for row, question in enumerate(QUESTIONS):
+        with torch.no_grad():
+            theirs = plain_logprobs(
+                adapted, lora_policy.collator()([question]), tokens[row, mask[row]], banned
+            )
+        torch.testing.assert_close(ours[row, mask[row]], theirs, atol=1e-5, rtol=0)
+    assert type(AutoProcessor.from_pretrained(tmp_path / "adapter")) is type(lora_policy.processor)
+
+    again = HFVisionLanguagePolicy(str(tiny_qwen_folder), adapter=tmp_path / "adapter")
+    again.load()
+    assert again.trainable_state().keys() == lora_policy.trainable_state().keys()
+    with torch.no_grad():
+        same = again.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0)
+    assert torch.equal(same, ours)
+
+
+def test_whole_model_is_saved_without_lora(tiny_qwen_folder: Path, tmp_path: Path) -> None:
+    policy = HFVisionLanguagePolicy(str(tiny_qwen_folder))
+    policy.load()
+    assert all(parameter.requires_grad for parameter in policy.parameters())
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.01)
+    policy.save(tmp_path / "model")
+    again = HFVisionLanguagePolicy(str(tmp_path / "model"))
+    again.load()
+    prompts = policy.collator()(QUESTIONS[:1])
+    with torch.no_grad():
+        assert torch.equal(policy.read(prompts).hidden, again.read(prompts).hidden)
+
+
+@pytest.mark.parametrize("lora", [LoraSettings(rank=4), None])
+def test_reference_is_the_policy_of_the_start(
+    tiny_qwen_folder: Path, lora: LoraSettings | None
+) -> None:
+    policy = HFVisionLanguagePolicy(str(tiny_qwen_folder), lora=lora)
+    policy.load()
+    prompts = policy.collator()(QUESTIONS[:1])
+    flags = [parameter.requires_grad for parameter in policy.parameters()]
+    start = policy.read(prompts).hidden
+    with policy.reference():
+        assert torch.equal(policy.read(prompts).hidden, start)
+
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    moved = policy.read(prompts).hidden
+    assert (moved - start).abs().max() > 0.01
+
+    def read_and_fail() -> None:
+        with policy.reference():
+            then = policy.read(prompts).hidden
+            assert torch.equal(then, start)
+            assert not then.requires_grad
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_and_fail()
+    assert torch.equal(policy.read(prompts).hidden, moved)
+    assert [parameter.requires_grad for parameter in policy.parameters()] == flags
+
+
+def test_a_graph_built_before_the_reference_keeps_its_gradient(
+    lora_policy: HFVisionLanguagePolicy,
+) -> None:
+    prompts = lora_policy.collator()(QUESTIONS[:1])
+    trained = [p for p in lora_policy.parameters() if p.requires_grad]
+    wanted = torch.autograd.grad(lora_policy.read(prompts).hidden.sum(), trained)
+    with lora_policy.reference():
+        pass
+    loss = lora_policy.read(prompts).hidden.sum()
+    with lora_policy.reference():
+        lora_policy.read(prompts)
+    for ours, theirs in zip(torch.autograd.grad(loss, trained), wanted, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_checkpoint_brings_back_weights_and_reference(
+    lora_policy: HFVisionLanguagePolicy, tiny_qwen_folder: Path
+) -> None:
+    prompts = lora_policy.collator()(QUESTIONS[:1])
+    with lora_policy.reference():
+        start = lora_policy.read(prompts).hidden
+    with torch.no_grad():
+        for parameter in lora_policy.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.5)
+    moved = lora_policy.read(prompts).hidden
+    state = {name: value.clone() for name, value in lora_policy.trainable_state().items()}
+
+    resumed = HFVisionLanguagePolicy(str(tiny_qwen_folder), lora=LoraSettings(rank=4))
+    resumed.load()
+    resumed.load_trainable_state(state)
+    assert torch.equal(resumed.read(prompts).hidden, moved)
+    with resumed.reference():
+        assert torch.equal(resumed.read(prompts).hidden, start)
+
+    del state["base_model.model.model.visual.merger.mlp.0.lora_A.default.weight"]
+    with pytest.raises(ConfigError, match=r"lacks 1 tensors .*merger\.mlp\.0\.lora_A"):
+        resumed.load_trainable_state(state)
+
+
+def test_frozen_vision_tower_is_not_trained(tiny_qwen_folder: Path) -> None:
+    for lora in (LoraSettings(rank=4), None):
+        policy = HFVisionLanguagePolicy(str(tiny_qwen_folder), lora=lora, freeze_vision=True)
+        policy.load()
+        names = list(policy.trainable_state())
+        assert names
+        assert not any(".visual." in name for name in names)
+
+
+def test_text_and_end_tokens(lora_policy: HFVisionLanguagePolicy) -> None:
+    tokenizer = lora_policy.tokenizer
+    texts = ["<think>a , b .</think> \\boxed{2,3}", "é"]
+    rows = [
+        [*tokenizer(text)["input_ids"], tokenizer.convert_tokens_to_ids("<|im_end|>")]
+        for text in texts
+    ]
+    width = max(map(len, rows))
+    tokens = torch.tensor([row + [7] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
+    assert lora_policy.decode(tokens, mask) == tuple(texts)
+    assert set(lora_policy.end_token_ids) == set(
+        tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    )
+
+
+def test_constructing_and_collating_need_no_weights(tiny_qwen_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "processor-only"
+    folder.mkdir()
+    for file in tiny_qwen_folder.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    policy = HFVisionLanguagePolicy(str(folder), lora=LoraSettings())
+    collator = pickle.loads(pickle.dumps(policy.collator()))
+    assert len(collator(QUESTIONS[:1])) == 1
+    assert not list(policy.parameters())
+    with pytest.raises(PolicyNotLoaded, match="before load"):
+        policy.read(collator(QUESTIONS[:1]))
+
+
+def test_loading_twice_keeps_the_weights(lora_policy: HFVisionLanguagePolicy) -> None:
+    before = lora_policy.model
+    lora_policy.load()
+    assert lora_policy.model is before
+
+
+def test_settings_that_cannot_work() -> None:
+    with pytest.raises(ConfigError, match="quantization needs lora"):
+        from spatial_ssrl.policies import QuantSettings
+
+        HFVisionLanguagePolicy("x", quantization=QuantSettings())
+    with pytest.raises(ConfigError, match="min_pixels must be at most max_pixels, got 9 and 4"):
+        HFVisionLanguagePolicy("x", min_pixels=9, max_pixels=4)
