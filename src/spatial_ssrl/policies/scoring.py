@@ -39,7 +39,9 @@ def completion_logprobs(
     question, lengths, tokens = unique[:, 0], unique[:, 1:2], unique[:, 2:]
     mask = torch.arange(width, device=tokens.device) < lengths
 
-    state = policy.read(prompts).select(question)
+    state = policy.read(prompts)
+    if not torch.equal(question, torch.arange(len(prompts), device=question.device)):
+        state = state.select(question)
     hidden = state.hidden.unsqueeze(1)
     if width > 1:
         _, later = policy.read_on(state, tokens[:, :-1], mask[:, :-1])

@@ -16,7 +16,8 @@ class Muon(Optimizer):
     `torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 units emulates
     about twenty times slower than float32, and it takes matrices only. This one works in the
     weights' precision, treats convolutions as matrices (out, in * height * width), stacks
-    matrices of one shape into one product, and gives vectors and scalars to AdamW.
+    matrices of one shape into one product, and gives vectors, scalars and parameter groups
+    whose `kind` is "embedding" to AdamW.
 
     Args:
         params: Parameters to train.
@@ -67,7 +68,7 @@ class Muon(Optimizer):
                     continue
                 if group["weight_decay"]:
                     param.mul_(1 - group["lr"] * group["weight_decay"])
-                if param.ndim >= 2:
+                if param.ndim >= 2 and group.get("kind") != "embedding":
                     flat = param.grad.flatten(1)
                     shapes.setdefault((flat.shape[0], flat.shape[1]), []).append(param)
                 else:

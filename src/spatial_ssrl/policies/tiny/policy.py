@@ -80,6 +80,7 @@ class TinyVLM(HFVisionLanguagePolicy):
             num_attention_heads=self.heads,
             num_key_value_heads=self.heads,
             max_position_embeddings=4096,
+            initializer_range=self.hidden_size**-0.5,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from spatial_ssrl.prompts.templates import instruction
+
 PAD, END, UNKNOWN, IMAGE, ASSISTANT = "<|pad|>", "<|end|>", "<|unknown|>", "<image>", "<|answer|>"
 SPECIAL_TOKENS = (PAD, END, UNKNOWN, IMAGE, ASSISTANT)
 
@@ -28,10 +30,11 @@ CHAT_TEMPLATE = (
 )
 
 # A clause ends after punctuation and the space behind it. Digits (with the comma before them),
-# single capital letters and the marks of the answer form are tokens of their own.
+# letters that name an option and the marks of the answer form are tokens of their own.
+_LETTER = r"\b[A-D](?:\. |(?=[.,}]|$| and))"
 _CLAUSE = re.compile(
-    r"<image>|</think>(?:\\boxed\{)?|<think>|\}|,?\d|\b[A-D]\b(?:\. )?|[^\d.:?!\n;<}]*?"
-    r"(?:[.:?!;]+\s*|\n+|(?=,?\d)|(?=\b[A-D]\b)|(?=<)|(?=\})|$)"
+    rf"{re.escape(instruction())}|<image>|</think>(?:\\boxed\{{)?|<think>|\}}|,?\d|{_LETTER}|[^\d.:?!\n;<}}]*?"
+    rf"(?:[.:?!;]+\s*|\n+|(?=,?\d)|(?={_LETTER})|(?=<)|(?=\}})|$)"
 )
 
 
