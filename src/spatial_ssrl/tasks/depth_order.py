@@ -120,7 +120,7 @@ class DepthOrder(PretextTask):
             ]
             empty = [band for band, group in enumerate(groups) if not len(group)]
             if empty:
-                reason = f"no steady region in depth band {empty[0] + 1} of {self.count}"
+                reason = f"no steady region in {_name(empty[0], self.count)}"
                 continue
             # Drawn alike from every set; the first whose markers keep apart is uniform among those.
             drawn = np.stack([group[rng.integers(len(group), size=_DRAWS)] for group in groups])
@@ -144,6 +144,11 @@ def _keep_apart(places: npt.NDArray[np.int64], distance: float) -> npt.NDArray[n
     first, second = np.triu_indices(len(places), k=1)
     squared = ((places[first] - places[second]) ** 2).sum(axis=-1)
     return np.asarray((squared >= distance**2).all(axis=0))
+
+
+def _name(band: int, count: int) -> str:
+    ends = {0: "the nearest band of depth", count - 1: "the farthest band of depth"}
+    return ends.get(band, "a middle band of depth")
 
 
 def _explain(order: list[int]) -> str:

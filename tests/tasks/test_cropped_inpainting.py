@@ -1,0 +1,131 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import chisquare
+
+from spatial_ssrl.core.errors import ConfigError, SceneRejected
+from spatial_ssrl.core.questions import Scene
+from spatial_ssrl.tasks import CroppedInpainting
+from spatial_ssrl.tasks.cropped_inpainting import DISTRACTORS
+
+
+def hole_of(question, scene):
+    """Find the hole as the smallest box around what changed, grown to a square of black."""
+    rows, columns = np.nonzero((question.images[0] != scene.image).any(axis=-1))
+    return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+
+
+def mean_blocks(image, side):
+    """Area averages on a grid of `side` x `side`, by Pillow's box filter."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(picture.resize((side, side), Image.Resampling.BOX)).astype(float)
+
+
+def test_hole_is_where_meta_says_and_everything_else_is_untouched(scenes):
+    for seed, scene in enumerate(scenes):
+        question = CroppedInpainting().make(scene, np.random.default_rng(seed))
+        top, left, bottom, right = question.meta["box"]
+        assert (bottom - top, right - left) == (32, 32)
+        assert 0 <= top < bottom <= 64
+        assert 0 <= left < right <= 64
+        filled = question.images[0].copy()
+        assert not filled[top:bottom, left:right].any()
+        filled[top:bottom, left:right] = scene.image[top:bottom, left:right]
+        assert np.array_equal(filled, scene.image)
+
+
+def test_candidate_nearest_to_the_missing_pixels_is_the_answer(scenes):
+    for seed, scene in enumerate(scenes):
+        question = CroppedInpainting().make(scene, np.random.default_rng(seed))
+        top, left, bottom, right = hole_of(question, scene)
+        missing = mean_blocks(scene.image[top:bottom, left:right], 8)
+        errors = [np.abs(mean_blocks(image, 8) - missing).mean() for image in question.images[1:]]
+        assert "ABCD"[int(np.argmin(errors))] == question.answer
+
+
+def test_each_distractor_shows_what_its_kind_says(scenes):
+    seen = set()
+    for seed, scene in enumerate(scenes):
+        question = CroppedInpainting().make(scene, np.random.default_rng(seed))
+        top, left, bottom, right = question.meta["box"]
+        crop = scene.image[top:bottom, left:right]
+        expected = {
+            "true": crop,
+            "rotated_left": crop.swapaxes(0, 1)[::-1],
+            "rotated_right": crop.swapaxes(0, 1)[:, ::-1],
+            "interior": crop[8:24, 8:24],
+            "exterior_2": scene.image,
+        }
+        y, x = min(max(top - 8, 0), 16), min(max(left - 8, 0), 16)
+        expected["exterior_1.5"] = scene.image[y : y + 48, x : x + 48]
+        for kind, image in zip(question.meta["candidates"], question.images[1:], strict=True):
+            difference = np.abs(mean_blocks(image, 8) - mean_blocks(expected[kind], 8)).mean()
+            assert difference < 6, kind
+            seen.add(kind)
+    assert seen == {"true", *DISTRACTORS}
+
+
+def test_kinds_and_letters_are_equally_likely(scenes):
+    task, rng = CroppedInpainting(), np.random.default_rng(0)
+    questions = [task.make(scene, rng) for scene in scenes for _ in range(6)]
+    letters = Counter(question.answer for question in questions)
+    assert chisquare([letters[letter] for letter in "ABCD"]).pvalue > 1e-3
+    for question in questions:
+        kinds = question.meta["candidates"]
+        assert len(set(kinds)) == 4
+        assert kinds["ABCD".index(question.answer)] == "true"
+    kinds = Counter(kind for question in questions for kind in question.meta["candidates"])
+    assert chisquare([kinds[kind] for kind in DISTRACTORS]).pvalue > 1e-3
+
+
+def test_the_enlarged_interior_is_as_sharp_as_the_rest():
+    """Without a common grid, the blurriest candidate is never the answer."""
+    noise = np.random.default_rng(0).normal(size=(96, 96, 3))
+    spectrum = np.fft.fft2(noise, axes=(0, 1))
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(96), np.fft.fftfreq(96))) + 0.01
+    image = np.fft.ifft2(spectrum / frequency[..., None], axes=(0, 1)).real
+    image = np.uint8(np.clip(128 + 40 * image / image.std(), 0, 255))
+
+    def roughness(detail):
+        found = {}
+        task = CroppedInpainting(detail=detail)
+        for seed in range(20):
+            question = task.make(Scene(image, "1/f noise"), np.random.default_rng(seed))
+            for kind, patch in zip(question.meta["candidates"], question.images[1:], strict=True):
+                grey = patch.astype(float).mean(axis=-1)
+                bends = np.abs(np.diff(grey, 2, axis=0)).mean()
+                found.setdefault(kind, []).append(bends / np.abs(np.diff(grey, axis=0)).mean())
+        means = {kind: np.mean(values) for kind, values in found.items()}
+        return means["interior"] / means["true"]
+
+    assert roughness(0.5) == pytest.approx(1, abs=0.15)
+    assert roughness(1.0) < 0.8
+
+
+def test_a_plain_picture_is_rejected():
+    scene = Scene(np.full((64, 64, 3), 90, np.uint8), "plain")
+    with pytest.raises(SceneRejected) as caught:
+        CroppedInpainting().make(scene, np.random.default_rng(0))
+    assert caught.value.reason == "a distractor looks like the right patch"
+
+
+def test_too_small_a_picture_is_rejected():
+    with pytest.raises(SceneRejected, match="too small for the hole"):
+        CroppedInpainting().make(
+            Scene(np.zeros((15, 40, 3), np.uint8), "x"), np.random.default_rng(0)
+        )
+
+
+@pytest.mark.parametrize("settings", [{"side_ratio": 0.6}, {"side_ratio": 0}, {"detail": 1.5}])
+def test_settings_out_of_range_are_refused_with_value_and_bound(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ConfigError, match=rf"{name} must be in .*, got {value}"):
+        CroppedInpainting(**settings)
+
+
+def test_wide_picture_has_a_square_hole(scenes):
+    wide = Scene(np.concatenate([scene.image for scene in scenes[:3]], axis=1), "wide")
+    question = CroppedInpainting(side_ratio=0.25).make(wide, np.random.default_rng(1))
+    assert [image.shape for image in question.images] == [(64, 192, 3)] + 4 * [(16, 16, 3)]
