@@ -136,7 +136,8 @@ def _bands(u: Array, v: Array, blur: Array, shift: float) -> tuple[Array, Array 
 
 def _bricks(u: Array, v: Array, blur: Array, shift: float) -> tuple[Array, Array | float]:
     rows = v * 2
-    along = u + 0.5 * (np.floor(rows).astype(np.intp) & 1)
+    course = np.floor(rows)
+    along = u + 0.5 * (course - 2 * np.floor(course * 0.5))
     joint = 1 - pulse(along, 0.93, blur) * pulse(rows, 0.86, blur * 2)
     return joint, 0.8 + 0.4 * _cells(along, rows, blur * 2)
 
