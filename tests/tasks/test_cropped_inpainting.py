@@ -36,6 +36,20 @@ def test_hole_is_where_meta_says_and_everything_else_is_untouched(scenes):
         assert np.array_equal(filled, scene.image)
 
 
+def test_the_hole_may_be_anywhere(scenes):
+    rng = np.random.default_rng(0)
+    corners = np.array(
+        [
+            CroppedInpainting().make(scene, rng).meta["box"][:2]
+            for scene in scenes
+            for _ in range(10)
+        ]
+    )
+    for places in corners.T:
+        assert (places.min(), places.max()) == (0, 32)
+        assert chisquare(np.histogram(places, bins=3, range=(-0.5, 32.5))[0]).pvalue > 1e-3
+
+
 def test_candidate_nearest_to_the_missing_pixels_is_the_answer(scenes):
     for seed, scene in enumerate(scenes):
         question = CroppedInpainting().make(scene, np.random.default_rng(seed))

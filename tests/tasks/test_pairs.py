@@ -13,7 +13,7 @@ OFFSETS = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
 
 def staircase(side=64):
     """Vertical strips, the first and third alike in depth, sloping, with a step in the middle."""
-    depth = np.repeat([2.0, 5.0, 2.2, 8.0], side // 4)[None].repeat(side, axis=0)
+    depth = np.repeat([2.0, 16.0, 2.2, 8.0], side // 4)[None].repeat(side, axis=0)
     depth = depth + 0.02 * np.arange(side)[:, None]
     depth[10:20] += 1.5
     return depth.astype(np.float32)
@@ -46,6 +46,21 @@ def test_matches_equal_the_rule_in_plain_words(offset):
     expected = [plain_match(found, offset, i, j) for i, j in zip(first, second, strict=True)]
     assert 10 < sum(expected) < len(expected) / 2
     assert given.tolist() == expected
+
+
+def test_a_pair_that_lies_to_other_sides_in_the_picture_and_in_space_is_no_diagonal():
+    found = pairs.RegionSet(
+        rows=np.array([40, 30, 30]),
+        columns=np.array([8, 29, 31]),  # both to the right in the picture
+        low=np.float32([0, 0.9, 0.9]),
+        high=np.float32([0, 0.9, 0.9]),
+        depth=np.float32([1, 20, 20]),  # aside by -23.5, -50 and -10: left, then right, in space
+        height=64,
+        width=64,
+    )
+    first, second = np.array([0, 0]), np.array([1, 2])
+    assert pairs.matches(found, (1, 1), first, second).tolist() == [False, True]
+    assert not pairs.matches(found, (-1, 1), first, second).any()
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
