@@ -80,8 +80,8 @@ def render(layout: Layout, size: int, grain: Array) -> Rendering:
     for number, window in places:
         seen = _pixels_of(number, window, owner, depth, rays, layout.camera)
         if seen is not None:
-            shade = _shade(number, seen, layout)
-            colour[seen.rows, seen.columns] = _haze(shade, seen.depth, layout.light)
+            colour[seen.rows, seen.columns] = _shade(number, seen, layout)
+    _add_haze(colour, depth, owner, layout.light)
     colour = _soften_edges(colour, owner) * _vignette(layout.light, size)
     image = np.clip(colour * np.float32(255) + grain, 0, 255).astype(np.uint8)
     return Rendering(image, np.where(owner == SKY, np.float32(np.nan), depth), owner)
@@ -218,9 +218,10 @@ def _lit(albedo: Array, sun: ArrayLike, sky: ArrayLike, light: Light) -> Array:
     return lit
 
 
-def _haze(colour: Array, depth: Array, light: Light) -> Array:
-    share = (1 - np.exp(depth * np.float32(-1 / light.haze)))[:, None]
-    return colour + share * (np.array(light.horizon, np.float32) - colour)
+def _add_haze(colour: Array, depth: Array, owner: Owners, light: Light) -> None:
+    share = 1 - np.exp(depth * np.float32(-1 / light.haze))
+    share[owner == SKY] = 0
+    colour += share[..., None] * (np.array(light.horizon, np.float32) - colour)
 
 
 def _sunshine(layout: Layout, point: Vectors) -> Array:

@@ -194,16 +194,14 @@ class Polyhedron(Solid):
 
     def surface(self, point: Vectors) -> tuple[Vectors, Array, Array]:
         """Take the plane each point is nearest to; map by the axes it faces."""
-        best = np.full(np.shape(point.x), np.inf, np.float32)
-        normal = [np.zeros_like(best) for _ in range(3)]
+        gaps, normals = [], []
         for x, y, z, low, high in self.slabs:
             along = _dot(x, y, z, point)
             for bound, sign in ((low, -1.0), (high, 1.0)):
-                gap = np.abs(along - bound)
-                closer = gap < best
-                best = np.where(closer, gap, best)
-                for axis, value in enumerate((x, y, z)):
-                    normal[axis][closer] = value * sign
+                if math.isfinite(bound):
+                    gaps.append(np.abs(along - bound))
+                    normals.append((x * sign, y * sign, z * sign))
+        normal = np.array(normals, np.float32).T[:, np.argmin(gaps, axis=0)]
         flat = np.abs(normal[1]) > 0.8
         sideways = np.abs(normal[0]) > np.abs(normal[2])
         a = np.where(sideways & ~flat, point.z, point.x)
