@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_models import write_tiny
 
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
+from support.tiny_models import write_tiny
 
 
 @pytest.fixture(scope="session")

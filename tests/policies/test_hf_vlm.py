@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from support.oracles import plain_logprobs, random_completions, rollouts_of
-from support.tiny_models import FAMILIES, random_question
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
-from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
+from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, QuantSettings
 from spatial_ssrl.policies.repeated import repeated_logprobs
+from support.oracles import plain_logprobs, random_completions, rollouts_of
+from support.tiny_models import FAMILIES, random_question
 
 QUESTIONS = (
     random_question(1, "Which one?", seed=0),
@@ -138,6 +138,9 @@ def test_checkpointing_recomputes_layers_and_keeps_dropout_off(tiny_qwen_folder:
     second = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0)
     assert torch.equal(first, second)
     assert not any(module.training for module in policy.modules())
+    assert policy.read(prompts).cache.get_seq_length() == prompts.input_ids.shape[1]
+    policy.train()
+    assert policy.read(prompts).cache.get_seq_length() == prompts.input_ids.shape[1]
 
 
 def test_pictures_and_their_order_matter(lora_policy: HFVisionLanguagePolicy) -> None:
@@ -371,8 +374,6 @@ def test_loading_twice_keeps_the_weights(lora_policy: HFVisionLanguagePolicy) ->
 
 def test_settings_that_cannot_work() -> None:
     with pytest.raises(ConfigError, match="quantization needs lora"):
-        from spatial_ssrl.policies import QuantSettings
-
         HFVisionLanguagePolicy("x", quantization=QuantSettings())
     with pytest.raises(ConfigError, match="min_pixels must be at most max_pixels, got 9 and 4"):
         HFVisionLanguagePolicy("x", min_pixels=9, max_pixels=4)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import pytest
-
 from spatial_ssrl.core import plugins
-from spatial_ssrl.tasks import TASKS
 
 SOURCE = '''
 """A task that is not part of the library."""
@@ -58,13 +54,3 @@ def write_plugin(folder: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stripes-plugin\nVersion: 0.3\n")
     (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\nstripes = stripes_plugin\n")
-
-
-def install_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the plug-in known to this process, until the test ends."""
-    write_plugin(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "stripes_plugin", raising=False)
-    monkeypatch.setattr(plugins, "_loaded", False)
-    monkeypatch.setattr(plugins, "_failures", {})
-    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+)
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -102,11 +109,20 @@ def load_adapter(
             f"adapter: {folder} holds no adapter_config.json; name a folder a policy was saved to."
         )
     try:
-        model = PeftModel.from_pretrained(network, str(folder), is_trainable=True)
+        with warnings.catch_warnings():
+            # PEFT only warns when names differ; below that is an error.
+            warnings.filterwarnings("ignore", "Found missing adapter keys")
+            model = PeftModel.from_pretrained(network, str(folder), is_trainable=True)
+        names = load_peft_weights(str(folder), device="cpu").keys()
     except (ValueError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"adapter: {folder} does not fit {type(network).__name__}: {str(error).splitlines()[0]}"
         ) from error
+    if odd := names ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+        raise ConfigError(
+            f"adapter: {folder} does not fit {type(network).__name__}: {len(odd)} tensors are on "
+            f"one side only, the first {min(odd)!r}; name the model it was trained on."
+        )
     saved = cast(LoraConfig, model.peft_config["default"])
     if settings is not None and (saved.r, saved.lora_alpha) != (settings.rank, settings.alpha):
         raise ConfigError(

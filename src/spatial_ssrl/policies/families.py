@@ -17,6 +17,9 @@ from spatial_ssrl.core.errors import ConfigError
 # Names models give to their vision tower, most specific first.
 VISION_TOWERS = ("visual", "vision_tower", "vision_model", "vision_encoder")
 
+# Kinds of layers whose whole memory is keys and values.
+_SHAREABLE_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+
 # Method of inner models that count pictures along three axes (the Qwen-VL kind).
 _ROPE_INDEX = "get_rope_index"
 
@@ -51,6 +54,20 @@ def inner_model(network: PreTrainedModel) -> nn.Module:
             "use a model of the AutoModelForImageTextToText kind."
         )
     return inner
+
+
+def require_attention_only(network: PreTrainedModel) -> None:
+    """Check that all a model keeps of what it has read are keys and values.
+
+    Raises:
+        ConfigError: If layers keep a running state, which cannot be continued row by row.
+    """
+    kinds = getattr(network.config.get_text_config(), "layer_types", None) or ()
+    if other := sorted(set(kinds) - _SHAREABLE_LAYERS):
+        raise ConfigError(
+            f"model: {type(network).__name__} has {', '.join(other)} layers, whose state cannot "
+            "be shared by a group of completions; use a model with attention layers only."
+        )
 
 
 def vision_tower(network: PreTrainedModel) -> tuple[str, nn.Module]:

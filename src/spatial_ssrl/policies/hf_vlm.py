@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from peft import PeftModel
@@ -21,8 +21,12 @@ from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapt
 from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadState
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.hub import ModelSource
-from spatial_ssrl.policies.quantization import QuantSettings, quantization_config
-from spatial_ssrl.policies.repeated import repeated_logprobs
+from spatial_ssrl.policies.quantization import (
+    QuantSettings,
+    keep_differentiable,
+    quantization_config,
+)
+from spatial_ssrl.policies.repeated import prepare_recomputation, repeated_logprobs
 from spatial_ssrl.policies.scoring import completion_logprobs
 
 _REFERENCE = "reference::"  # marks the reference's tensors in a checkpoint
@@ -94,11 +98,14 @@ class HFVisionLanguagePolicy(PolicyBackbone):
 
     def _build_model(self) -> PreTrainedModel:
         """Return the model with its weights; called once. Override to bring another model."""
-        extra: dict[str, Any] = {"dtype": self.dtype}
-        if self.quantization is not None:
-            skipped = ("lm_head", *families.VISION_TOWERS)
-            extra["quantization_config"] = quantization_config(self.quantization, skipped)
-        return self._source().build_model(**extra)
+        if self.quantization is None:
+            return self._source().build_model(dtype=self.dtype)
+        skipped = ("lm_head", *families.VISION_TOWERS)
+        model = self._source().build_model(
+            dtype=self.dtype, quantization_config=quantization_config(self.quantization, skipped)
+        )
+        keep_differentiable(model)
+        return model
 
     def _build_processor(self) -> ProcessorMixin:
         """Return the processor, without loading weights. Override to bring another one."""
@@ -117,6 +124,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         if self._model is not None:
             return
         network = self._build_model()
+        families.require_attention_only(network)
         self._media = families.media_token_ids(network, self.processor, self.tokenizer)
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
         width = int(network.get_output_embeddings().weight.shape[0])
@@ -128,14 +136,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         )
         self._model = self._adapted(network)
         if self.gradient_checkpointing:
-            if not network.supports_gradient_checkpointing:
-                raise ConfigError(
-                    f"gradient_checkpointing: {type(network).__name__} does not support it; "
-                    "set it to false."
-                )
-            # Newer transformers have another name for it and warn at the old one.
-            enable = getattr(network, "activation_checkpointing_enable", None)
-            (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
+            prepare_recomputation(network)
         self.eval()
 
     def _adapted(self, network: PreTrainedModel) -> PreTrainedModel | PeftModel:

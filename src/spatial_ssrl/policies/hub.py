@@ -95,14 +95,14 @@ class ModelSource:
 
     def _check_present(self) -> None:
         folder = Path(self.model).expanduser()
-        if folder.is_dir():
+        if self.model and folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise ConfigError(
                     f"model: folder {self.model!r} holds no config.json; name a folder written "
                     "by save_pretrained (an adapter alone goes into `adapter`)."
                 )
             return
-        if self.model.startswith((".", "/", "~")) or self.model.count("/") > 1 or not self.model:
+        if not self.model or self.model.startswith((".", "/", "~")) or self.model.count("/") > 1:
             raise ConfigError(
                 f"model: there is no folder {self.model!r}; name a folder that exists or a hub "
                 "id such as 'Qwen/Qwen2.5-VL-3B-Instruct'."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 from spatial_ssrl.core.errors import ConfigError
@@ -42,15 +43,15 @@ def quantization_config(settings: QuantSettings, skipped: Sequence[str]) -> Bits
 
     Args:
         settings: How weights are stored.
-        skipped: Names of modules kept in full precision: the vision tower, whose small layers
-            suffer most, and the vocabulary head.
+        skipped: Names, at any depth, of modules kept in full precision: the vision tower,
+            whose small layers suffer most, and the vocabulary head.
     """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=settings.quant_type,
         bnb_4bit_use_double_quant=settings.double,
         bnb_4bit_compute_dtype=_compute_dtype(settings.compute_dtype),
-        llm_int8_skip_modules=list(skipped),
+        llm_int8_skip_modules=[rf"(.*\.)?{name}" for name in skipped],
     )
 
 
@@ -61,3 +62,14 @@ def _compute_dtype(name: str) -> torch.dtype:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def keep_differentiable(network: nn.Module) -> None:
+    """Keep 4-bit layers differentiable on a CPU.
+
+    On processors with AVX-512 bfloat16, bitsandbytes repacks a layer at its first use without
+    gradient, and no gradient passes the repacked layer afterwards, without a word.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import families
 from spatial_ssrl.policies.scoring import token_logprobs
 
@@ -74,22 +76,46 @@ def _extended(
     return inputs
 
 
+def prepare_recomputation(network: PreTrainedModel) -> None:
+    """Make the layers of a model ready to recompute activations, without doing so yet.
+
+    Raises:
+        ConfigError: If the model does not support it.
+    """
+    if not network.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"gradient_checkpointing: {type(network).__name__} does not support it; set it to "
+            "false."
+        )
+    # Newer transformers have another name for it and warn at the old one.
+    enable = getattr(network, "activation_checkpointing_enable", None)
+    (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
+    for layer in _checkpointed(network):
+        layer.gradient_checkpointing = False  # type: ignore[assignment]
+
+
 @contextmanager
 def _recomputed(network: nn.Module) -> Iterator[None]:
-    """Let layers with gradient checkpointing checkpoint although the model is in eval mode.
+    """Let prepared layers recompute activations inside the context, in eval mode too.
 
-    transformers checkpoints only layers in training mode. Marking the layers themselves, not
-    what is inside them, leaves dropout off.
+    transformers does so only in training mode and drops the cache then. Marking the layers
+    themselves, not what is inside them, leaves dropout as it is; unmarking them afterwards
+    keeps the cache for everyone else.
     """
-    layers = [
-        module
-        for module in network.modules()
-        if getattr(module, "gradient_checkpointing", False) and not module.training
-    ]
+    layers = [(layer, layer.training) for layer in _checkpointed(network)]
     try:
-        for layer in layers:
+        for layer, _ in layers:
+            layer.gradient_checkpointing = True  # type: ignore[assignment]
             layer.training = True
         yield
     finally:
-        for layer in layers:
-            layer.training = False
+        for layer, training in layers:
+            layer.gradient_checkpointing = False  # type: ignore[assignment]
+            layer.training = training
+
+
+def _checkpointed(network: nn.Module) -> list[nn.Module]:
+    # The function is set only on layers that checkpoint, by transformers' own switch.
+    return [
+        module for module in network.modules() if "_gradient_checkpointing_func" in vars(module)
+    ]

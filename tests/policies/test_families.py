@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.policies import families
+from support.tiny_models import tiny_model, tiny_processor
+
+# Three questions with 1, 3 and 2 pictures.
+IMAGES = (1, 3, 2)
+
+
+def marked(*lengths: int) -> Tensor:
+    """Packed rows, each holding the number of the question it belongs to."""
+    return torch.cat([torch.full((n, 2), float(i)) for i, n in enumerate(lengths)])
+
+
+@pytest.mark.parametrize(
+    ("vision", "placeholders"),
+    [
+        ({"pixel_values": marked(1, 3, 2)}, (4, 12, 8)),  # one entry per picture
+        ({"pixel_values": marked(1, 1, 1)}, (4, 12, 8)),  # one entry per question
+        ({"token_type_ids": marked(1, 1, 1)}, (4, 12, 8)),
+        ({"pixel_values": marked(2, 6, 5)}, (8, 24, 20)),  # tiles, four tokens each
+        (
+            {
+                "pixel_values": marked(4, 6 + 4 + 2, 2 + 8),
+                "image_grid_thw": torch.tensor(
+                    [[1, 2, 2], [1, 2, 3], [1, 2, 2], [1, 1, 2], [1, 2, 1], [2, 2, 2]]
+                ),
+            },
+            (1, 3, 2),
+        ),
+    ],
+)
+def test_each_question_gets_its_own_share(
+    vision: dict[str, Tensor], placeholders: tuple[int, ...]
+) -> None:
+    name = next(iter(vision))
+    for rows in ([0], [1], [2], [2, 0], [1, 1]):
+        share = families.select(vision, IMAGES, placeholders, rows)
+        expected = torch.cat([vision[name][vision[name][:, 0] == row] for row in rows])
+        assert torch.equal(share[name], expected)
+        if "image_grid_thw" in share:
+            assert int(share["image_grid_thw"].prod(-1).sum()) == len(share["pixel_values"])
+
+
+def test_packing_that_cannot_be_told_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"packs 'odd' of shape \(7, 2\) for 3 questions with 6"):
+        families.select({"odd": marked(2, 3, 2)}, IMAGES, (4, 12, 8), [0])
+
+
+def test_positions_of_other_families_count_real_tokens() -> None:
+    mask = torch.tensor([[False, False, True, True], [True, True, True, True]])
+    prompts = SimpleNamespace(attention_mask=mask, vision={}, input_ids=None)
+    inner = torch.nn.Identity()
+    positions, following = families.prompt_positions(inner, prompts)
+    assert positions[0, 2:].tolist() == [0, 1]
+    assert positions[1].tolist() == [0, 1, 2, 3]
+    assert following.tolist() == [2, 4]
+    later = torch.tensor([[True, True, False], [True, False, False]])
+    assert families.next_positions(inner, following, later)[0, :2].tolist() == [2, 3]
+    assert families.next_positions(inner, following, later)[1, 0] == 4
+
+
+def test_qwen_positions_grow_by_the_longer_side_of_a_picture() -> None:
+    processor = tiny_processor()
+    inner = tiny_model(processor).model
+    pad = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    # Text, text, a picture of 2 x 3 tokens, text: the text after it counts on from 2 + 3.
+    ids = torch.tensor([[5, 6, *[pad] * 6, 7]])
+    prompts = SimpleNamespace(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        vision={
+            "image_grid_thw": torch.tensor([[1, 4, 6]]),
+            "mm_token_type_ids": (ids == pad).long(),
+            "pixel_values": torch.zeros(24, 1176),
+        },
+    )
+    positions, following = families.prompt_positions(inner, prompts)
+    assert positions[:, 0].tolist() == [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5],
+    ]
+    assert following.tolist() == [6]
+    later = families.next_positions(inner, following, torch.ones(1, 2, dtype=torch.bool))
+    assert later.tolist() == [[[6, 7]]] * 3
+
+
+def test_vision_tower_is_found_by_name() -> None:
+    for family, expected in (("qwen2_5_vl", "model.visual"), ("llava", "model.vision_tower")):
+        assert families.vision_tower(tiny_model(tiny_processor(family), family))[0] == expected
+
+
+def test_running_states_are_refused() -> None:
+    network = tiny_model(tiny_processor())
+    network.config.text_config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ConfigError, match="has linear_attention layers"):
+        families.require_attention_only(network)
+
+
+@pytest.mark.parametrize(
+    ("token", "is_media"),
+    [
+        ("<image>", True),
+        ("<|vision_start|>", True),
+        ("<|image_1|>", True),
+        ("[IMG_END]", True),
+        ("<end_of_image>", True),
+        ("<row_1_col_2>", True),
+        ("<|im_end|>", False),
+        ("<think>", False),
+        ("</tool_call>", False),
+        ("<|box_start|>", False),
+    ],
+)
+def test_media_tokens_are_known_by_name(token: str, is_media: bool) -> None:
+    processor = tiny_processor("llava")
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+    network = tiny_model(tiny_processor("llava"), "llava")
+    id_ = processor.tokenizer.convert_tokens_to_ids(token)
+    network.config.image_token_index = network.config.image_token_id = 0
+    processor.image_token_id = 0
+    found = families.media_token_ids(network, processor, processor.tokenizer)
+    assert (id_ in found) is is_media
+    assert 0 in found
