@@ -144,9 +144,9 @@ class PolicyModule(LightningModule, ABC):
         """Log `test/accuracy/<task>` and their mean, `test/accuracy/mean`."""
         self._log_accuracies("test")
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[AnswerRecord]:
-        """Answer one batch of questions."""
-        return self._answer(batch)
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, object]]:
+        """Answer one batch of questions; plain values, since Lightning copies them field-wise."""
+        return [record.as_dict() for record in self._answer(batch)]
 
     def _answer(self, batch: PromptBatch) -> list[AnswerRecord]:
         return answer_greedily(self.policy, self.rollout, self.verifier, batch, self.sampling)

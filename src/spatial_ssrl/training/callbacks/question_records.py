@@ -12,11 +12,11 @@ from spatial_ssrl.training.held_out import AnswerRecord
 
 
 class QuestionRecords(Callback):
-    """Writes what `test` found, question by question, so that two runs can be paired.
+    """Writes what `test` or `predict` found, question by question; two runs can be paired.
 
     Args:
         path: File of JSON lines, one `AnswerRecord` each; None takes `records.jsonl` in the
-            Trainer's root folder. Replaced by each test.
+            Trainer's root folder. Replaced by each run.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -41,6 +41,29 @@ class QuestionRecords(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
+        self._write(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the records of an earlier run."""
+        self.records = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the records of one batch."""
+        self.records += [AnswerRecord(**record) for record in outputs]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
         path = self.path or Path(trainer.default_root_dir) / "records.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(record.as_dict(), ensure_ascii=False) for record in self.records)

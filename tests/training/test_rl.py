@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from spatial_ssrl.algorithms import GRPO
+from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.questions import Question, Verdict
+from spatial_ssrl.policies import PolicyBackbone, SamplingSettings
+from spatial_ssrl.rollout import InProcess
+from spatial_ssrl.training import RLModule, UpdateSettings
+from spatial_ssrl.verifiers import Verifier
+from support.tiny_training import (
+    FlatForFlips,
+    StepLog,
+    tiny_data,
+    tiny_policy,
+    tiny_rl,
+    tiny_trainer,
+)
+
+NO_KL = GRPO(kl_coefficient=0.0)
+
+
+class Constant(Verifier):
+    def score(self, text: str, question: Question) -> Verdict:
+        return Verdict(reward=0.1, parts={"accuracy": 0.0})
+
+
+class Forgetful(InProcess):
+    """An engine that does not keep the log-probabilities of what it sampled."""
+
+    def sample(
+        self,
+        policy: PolicyBackbone,
+        prompts: PromptBatch,
+        group_size: int,
+        sampling: SamplingSettings,
+        seed: int,
+    ) -> Rollouts:
+        return replace(super().sample(policy, prompts, group_size, sampling, seed), logprobs=None)
+
+
+def sgd(params: list[Tensor]) -> torch.optim.Optimizer:
+    # Adam would blow rounding errors of tiny gradients up to the size of the step.
+    return torch.optim.SGD(params, lr=1.0)
+
+
+def trained(
+    folder: Path, steps: int = 2, log: StepLog | None = None, **settings: object
+) -> dict[str, Tensor]:
+    module = tiny_rl(**{"optimizer": sgd, **settings})
+    tiny_trainer(folder, steps, [log or StepLog()]).fit(module, tiny_data())
+    return {name: value.clone() for name, value in module.policy.state_dict().items()}
+
+
+def furthest(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_reward_rises(tmp_path: Path) -> None:
+    log = StepLog()
+    trained(
+        tmp_path,
+        30,
+        log,
+        algorithm=NO_KL,
+        group_size=8,
+        optimizer=lambda p: torch.optim.Adam(p, 3e-3),
+    )
+    rewards = [step["train/reward"] for step in log.metrics]
+    assert sum(rewards[-5:]) / 5 > 2 * sum(rewards[:5]) / 5
+
+
+def test_micro_batches_change_nothing(tmp_path: Path) -> None:
+    start = trained(tmp_path, 0)
+    whole = trained(tmp_path, update=UpdateSettings(micro_batch_size=4))
+    parts = trained(tmp_path, update=UpdateSettings(micro_batch_size=3))
+    assert furthest(whole, parts) < 1e-5
+    assert furthest(whole, start) > 1e-3
+
+
+def test_dropping_flat_groups_leaves_the_policy_gradient(tmp_path: Path) -> None:
+    settings = {"algorithm": NO_KL, "verifier": FlatForFlips()}
+    log = StepLog()
+    dropped = trained(tmp_path, log=log, update=UpdateSettings(drop_flat_groups=True), **settings)
+    kept = trained(tmp_path, update=UpdateSettings(drop_flat_groups=False), **settings)
+    assert log.metrics[0]["train/flat_groups"] >= 0.5
+    assert furthest(dropped, kept) < 1e-5
+    assert furthest(dropped, trained(tmp_path, 0)) > 1e-3
+
+
+def test_a_step_without_signal_is_counted_and_changes_no_weight(tmp_path: Path) -> None:
+    log = StepLog()
+
+    def optimizer(params: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(params, lr=0.1, weight_decay=0.5)
+
+    end = trained(tmp_path, 3, log, verifier=Constant(), optimizer=optimizer)
+    assert [step for step, _ in log.steps] == [1, 2, 3]
+    assert furthest(end, trained(tmp_path, 0)) == 0
+    assert log.metrics[-1]["train/flat_groups"] == 1.0
+
+
+def test_completions_depend_on_the_module_seed_not_on_the_machine_state(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = trained(tmp_path)
+    torch.manual_seed(2)
+    assert furthest(first, trained(tmp_path)) == 0
+    assert furthest(first, trained(tmp_path, seed=1)) > 1e-4
+
+
+def test_old_logprobs_are_scored_where_the_engine_keeps_none(tmp_path: Path) -> None:
+    settings = {"update": UpdateSettings(inner_epochs=2)}
+    kept = trained(tmp_path, 4, **settings)
+    assert furthest(kept, trained(tmp_path, 4, rollout=Forgetful(), **settings)) < 1e-4
+
+
+def test_the_policy_is_frozen_but_for_its_weights(tmp_path: Path) -> None:
+    module = tiny_rl()
+    module.policy.load()
+    buffers = {name: value.clone() for name, value in module.policy.named_buffers()}
+    tiny_trainer(tmp_path, 2).fit(module, tiny_data())
+    assert not any(part.training for part in module.policy.modules())
+    assert any("running_mean" in name for name in buffers)
+    after = dict(module.policy.named_buffers())
+    assert all(torch.equal(value, after[name]) for name, value in buffers.items())
+
+
+def test_inner_epochs_are_optimiser_steps_on_the_same_questions(tmp_path: Path) -> None:
+    log = StepLog()
+    trained(tmp_path, 6, log, update=UpdateSettings(inner_epochs=2))
+    assert [step for step, _ in log.steps] == [2, 4, 6]
+    # The second pass starts from weights that already moved away from those that sampled.
+    assert log.metrics[0]["train/old_kl"] > 0
+
+
+def test_the_reference_is_the_policy_as_training_began(tmp_path: Path) -> None:
+    log = StepLog()
+    trained(tmp_path, 3, log, algorithm=GRPO(kl_coefficient=0.1))
+    divergence = [step["train/kl"] for step in log.metrics]
+    assert divergence[0] == pytest.approx(0, abs=1e-9)
+    assert divergence[2] > 1e-6
+
+
+def test_everything_promised_is_logged(tmp_path: Path) -> None:
+    log = StepLog()
+    trained(tmp_path, 1, log)
+    names = {name.removeprefix("train/") for name in log.metrics[0]}
+    assert names >= {
+        "reward",
+        "reward/accuracy",
+        "accuracy/flipped_patch",
+        "accuracy/depth_order",
+        "flat_groups",
+        "length",
+        "truncated",
+        "kl",
+        "old_kl",
+        "clipped",
+        "entropy",
+        "loss",
+        "grad_norm",
+        "lr",
+        "seconds/sample",
+        "seconds/verify",
+        "seconds/score",
+        "seconds/update",
+        "rollouts_per_s",
+    }
+    # An untrained policy is near uniform over some hundred tokens.
+    assert 3 < log.metrics[0]["train/entropy"] < 10
+
+
+def test_the_training_step_reads_in_forty_lines() -> None:
+    assert len(inspect.getsource(RLModule.training_step).splitlines()) < 40
+
+
+def test_a_group_of_one_fails_before_weights_are_loaded() -> None:
+    policy = tiny_policy()
+    with pytest.raises(ConfigError, match=r"group_size is 1.*set group_size to 2 or more"):
+        tiny_rl(policy, group_size=1)
+    assert not list(policy.parameters())
+
+
+def test_greedy_groups_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"temperature is 0.*set it above 0"):
+        tiny_rl(sampling=SamplingSettings(temperature=0))
