@@ -30,7 +30,8 @@ class CachedScenes(ImageSource):
     the middle of a folder are not noticed, so delete the cache after replacing photos.
 
     Scenes must all be of one size. A scene that cannot be read stays unreadable. When the source
-    has no depth, none is stored.
+    has no depth, none is stored: to mix drawn scenes with photos, cache the drawn ones and join
+    them with the photos by `ConcatSources`, not the other way round.
 
     Args:
         source: Where scenes come from. Its constructor's arguments must be kept as attributes of

@@ -9,8 +9,16 @@ from spatial_ssrl.core.seeding import rng_for
 from spatial_ssrl.images.synthetic.camera import Camera
 from spatial_ssrl.images.synthetic.compose import compose
 from spatial_ssrl.images.synthetic.layout import Layout, Light
-from spatial_ssrl.images.synthetic.render import FIRST_WALL, GROUND, SKY, render
-from spatial_ssrl.images.synthetic.solids import Ellipsoid, Frustum, Polyhedron, block, prism, roof
+from spatial_ssrl.images.synthetic.render import FIRST_WALL, GROUND, SKY, render, sunshine
+from spatial_ssrl.images.synthetic.solids import (
+    Ellipsoid,
+    Frustum,
+    Polyhedron,
+    Vectors,
+    block,
+    prism,
+    roof,
+)
 from spatial_ssrl.images.synthetic.textures import Material
 
 GREY = Material("plain", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0, grain=0.0)
@@ -196,3 +204,58 @@ def test_shadow_falls_on_the_side_away_from_the_sun():
     darker = bare[row] - image[row]
     assert darker[60] > 15  # The sun stands on the left: one metre to the right lies in shadow.
     assert abs(darker[37]) < 3
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_shadow_lies_where_the_way_to_the_sun_is_blocked(number):
+    layout = compose(rng_for(7, "geometry", number))
+    rng = np.random.default_rng(number)
+    x, z = rng.uniform(-6, 6, 1500), rng.uniform(1, 16, 1500)
+    ground = Vectors(x.astype(np.float32), 0.0, z.astype(np.float32))
+    lit = sunshine(layout, ground)
+    deepest = np.full(1500, np.inf)
+    for way in np.linspace(0, 8, 400):
+        along = [
+            start + way * part for start, part in zip((x, 0, z), layout.light.sun, strict=True)
+        ]
+        for solid in layout.solids:
+            deepest = np.minimum(deepest, excess(solid, *along))
+    assert (lit[deepest < -0.03] < 1).all()
+    assert (lit[deepest > 0.03] == 1).all()
+    assert ((deepest < -0.03).sum() > 5) or number  # The first of them does cast shadows.
+
+
+@pytest.mark.parametrize(
+    "solid",
+    [
+        Ellipsoid(0.5, 4.0, 0.2, 0.3, 2.0, GREY, 0.6),
+        Frustum(0.5, 4.0, 0.0, 0.3, 2.0, GREY, 0.8, 0.2),
+        Frustum(0.5, 4.0, 0.0, 0.3, 2.0, GREY, 0.5, 0.5),
+        block(0.5, 4.0, 0.0, 0.3, (1.0, 2.0, 0.7), GREY),
+        roof(0.5, 4.0, 0.3, 0.3, (1.0, 1.0, 0.7), GREY),
+        prism(0.5, 4.0, 0.3, 2.0, 0.6, GREY),
+    ],
+)
+def test_normals_point_where_the_way_out_is_steepest(solid):
+    camera = Camera(height=3.0, pitch=0.5, focal=1.0)
+    seen = view(layout_of(solid, camera=camera), 64)
+    mine = seen.owner == FIRST_WALL
+    x, y, z = (axis[mine] for axis in world_points(camera, seen.depth.astype(np.float64)))
+    step = 1e-5
+    slope = [
+        (excess(solid, x + step * i, y + step * j, z + step * k) - excess(solid, x, y, z)) / step
+        for i, j, k in np.eye(3)
+    ]
+    slope = np.array(slope) / np.linalg.norm(slope, axis=0)
+    normal, _, _ = solid.surface(solid.to_local(Vectors(x, y, z)))
+    expected = solid.turned(Vectors(*slope))
+    length = np.sqrt(normal.x**2 + normal.y**2 + normal.z**2)
+    dot = (normal.x * expected.x + normal.y * expected.y + normal.z * expected.z) / length
+    # On edges and rims two normals are right.
+    assert (dot > 0.99).mean() > 0.9
+
+
+def test_ball_is_brighter_towards_the_sun():
+    image = view(layout_of(Ellipsoid(0.0, 5.0, 0.0, 0.0, 2.0, GREY, 1.0)), 65).image.mean(axis=2)
+    assert image[32, 24] > image[32, 40] + 20  # The sun of LIGHT stands on the left.
+    assert image[26, 32] > image[38, 32] + 20  # And high.

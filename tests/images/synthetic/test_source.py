@@ -8,7 +8,9 @@ import pytest
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.seeding import rng_for
 from spatial_ssrl.images import IMAGE_SOURCES, SyntheticScenes
+from spatial_ssrl.images.synthetic.compose import compose
 
 
 def same(one, other):
@@ -98,6 +100,10 @@ def test_almost_every_scene_has_steady_regions_in_three_bands(scenes):
 
 
 def test_light_falls_from_above_and_from_the_left(scenes):
+    suns = np.array([compose(rng_for(0, "light", number)).light.sun for number in range(60)])
+    np.testing.assert_allclose(np.linalg.norm(suns, axis=1), 1)
+    assert (suns[:, 0] < -0.2).all()
+    assert (suns[:, 1] > 0.4).all()
     images = np.stack([scene.image for scene in scenes]).mean(axis=3)
     assert images[:, :, :32].mean() > images[:, :, 32:].mean() + 4
 

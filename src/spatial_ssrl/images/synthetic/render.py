@@ -174,7 +174,7 @@ def _shade(number: int, seen: _Seen, layout: Layout) -> Array:
     # Along the view a pixel covers more ground than across it; blur by what is between.
     slant = np.sqrt(seen.depth * np.float32(1 / layout.camera.height))
     albedo = paint(layout.ground, point.x, point.z, seen.footprint * slant)
-    sun = light.sun[1] * light.strength * _sunshine(layout, point)
+    sun = light.sun[1] * light.strength * sunshine(layout, point)
     return _lit(albedo, sun, np.float32(0.08), light)
 
 
@@ -224,8 +224,16 @@ def _add_haze(colour: Array, depth: Array, owner: Owners, light: Light) -> None:
     colour += share[..., None] * (np.array(light.horizon, np.float32) - colour)
 
 
-def _sunshine(layout: Layout, point: Vectors) -> Array:
-    """Return the share of sunlight that reaches ground points, 1 without a shadow."""
+def sunshine(layout: Layout, point: Vectors) -> Array:
+    """Return the share of sunlight that reaches ground points.
+
+    Args:
+        layout: What stands in the light.
+        point: World coordinates, N of each, at height 0.
+
+    Returns:
+        Shares, shape (N,), in [0, 1]; 1 without a shadow.
+    """
     shine: Array = np.ones_like(point.x)
     sun = layout.light.sun
     for solid in layout.solids:
