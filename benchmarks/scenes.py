@@ -58,6 +58,7 @@ def main() -> None:
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "spatial_ssrl": version("spatial-ssrl"),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
         "rates": rates,
     }
     for rate in rates:
