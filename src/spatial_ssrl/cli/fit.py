@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from spatial_ssrl import __version__
 from spatial_ssrl.cli.errors import UsageError, close_matches, one_line
+from spatial_ssrl.cli.main import COMMANDS
 from spatial_ssrl.cli.parser import Hinting
 from spatial_ssrl.components import import_everything
 from spatial_ssrl.core.errors import ConfigError, SpatialSSRLError
@@ -27,13 +28,6 @@ T = TypeVar("T")
 
 # What a constructor raises on a bad value; anything else is a bug and keeps its trace.
 _BAD_VALUE = (SpatialSSRLError, MisconfigurationException, ValueError, TypeError, OSError)
-
-_DESCRIPTIONS = {
-    "fit": "Train a policy.\n\nspatial-ssrl fit -c configs/rl_qwen25vl_lora.yaml",
-    "validate": "Measure a policy on held-out questions.",
-    "test": "Measure a policy on the test questions.",
-    "predict": "Write a policy's completions.",
-}
 
 
 class HintingParser(Hinting, LightningArgumentParser):
@@ -53,7 +47,11 @@ class SpatialCLI(LightningCLI):
             "prog": "spatial-ssrl",
             "version": __version__,
         }
-        subcommands = {name: {"description": text} for name, text in _DESCRIPTIONS.items()}
+        subcommands = {
+            name: {"description": f"{command.help.capitalize()}. Example: {command.example}"}
+            for name, command in COMMANDS.items()
+            if name in self.subcommands()
+        }
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -153,20 +151,36 @@ def _class_paths(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield from _class_paths(value, f"{prefix}.{name}" if prefix else name)
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str]) -> SpatialCLI:
     """Run one Trainer command.
 
     Args:
         args: The command and its options, such as `["fit", "-c", "run.yaml"]`.
 
+    Returns:
+        The CLI with the trainer, the model and the data module it built.
+
     Raises:
         SpatialSSRLError: If an argument, a file or a value is at fault; one line.
         KeyboardInterrupt: After Ctrl-C; its text says how to go on.
     """
+    return _build(args, run=True)
+
+
+def build_data(args: list[str]) -> LightningDataModule:
+    """Build the data module of a run without training anything.
+
+    Args:
+        args: Options of a Trainer command, without the command.
+    """
+    return _build(args, run=False).datamodule
+
+
+def _build(args: list[str], run: bool) -> SpatialCLI:
     check_configs(args)
     argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns when it sees arguments twice.
     try:
-        SpatialCLI(args)
+        return SpatialCLI(args, run=run)
     finally:
         sys.argv = argv
 

@@ -6,7 +6,7 @@ Each record has a `to(device)`, without which Lightning cannot move a frozen dat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +39,27 @@ class PromptBatch:
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    def alike(self, rows: Sequence[int] | None = None, size: int | None = None) -> list[list[int]]:
+        """Group questions whose prompts are about as long, so that little padding is computed.
+
+        Args:
+            rows: The questions to group; all when None.
+            size: Most questions in a group; no limit when None.
+
+        Returns:
+            Groups of rows, longest prompts first; no prompt is shorter than 3/4 of the longest
+            of its group.
+        """
+        lengths = self.attention_mask.sum(dim=1).tolist()
+        groups: list[list[int]] = []
+        chosen = range(len(self)) if rows is None else rows
+        for row in sorted(chosen, key=lambda row: -lengths[row]):
+            full = not groups or (size is not None and len(groups[-1]) >= size)
+            if full or 4 * lengths[row] < 3 * lengths[groups[-1][0]]:
+                groups.append([])
+            groups[-1].append(row)
+        return [sorted(group) for group in groups]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PromptBatch:
         """Return the batch with every tensor on `device`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -33,45 +35,81 @@ class InProcess(RolloutEngine):
         count, limit = len(prompts) * group_size, sampling.max_new_tokens
         device = prompts.input_ids.device
         # Drawn at once and per completion, so that a completion's numbers depend neither on
-        # the device nor on when the others end.
+        # the device, nor on how the batch is split, nor on when the others end.
         generator = torch.Generator().manual_seed(seed)
-        uniform = torch.rand(count, limit, generator=generator, dtype=torch.float64).to(device)
-        ends = torch.tensor(policy.end_token_ids, device=device)
-        tokens = torch.zeros(count, limit, dtype=torch.long, device=device)
-        mask = torch.zeros(count, limit, dtype=torch.bool, device=device)
-        logprobs = torch.zeros(count, limit, device=device)
-
-        state = policy.read(prompts)
-        live = torch.arange(count, device=device)
-        row = live // group_size
-        for step in range(limit):
-            scores = policy.logits(state.hidden)
-            chosen, chosen_logprobs = _choose(scores, row, uniform[live, step], sampling)
-            tokens[live, step], mask[live, step] = chosen, True
-            logprobs[live, step] = chosen_logprobs
-            going = ~torch.isin(chosen, ends)
-            live, row, chosen = live[going], row[going], chosen[going]
-            if len(live) == 0 or step == limit - 1:
-                break
-            branches, row = torch.unique(row * scores.shape[-1] + chosen, return_inverse=True)
-            parents = branches // scores.shape[-1]
-            if not _is_identity(parents, len(state.hidden)):
-                state = state.select(parents)
-            new = (branches % scores.shape[-1]).unsqueeze(1)
-            state, _ = policy.read_on(state, new, torch.ones_like(new, dtype=torch.bool))
-
-        truncated = torch.zeros(count, dtype=torch.bool, device=device)
-        truncated[live] = True
-        width = int(mask.sum(1).max())
-        tokens, mask = tokens[:, :width], mask[:, :width]
+        uniform = torch.rand(count, limit, generator=generator, dtype=torch.float64)
+        draw = _Draw(
+            uniform=uniform.to(device),
+            tokens=torch.zeros(count, limit, dtype=torch.long, device=device),
+            mask=torch.zeros(count, limit, dtype=torch.bool, device=device),
+            logprobs=torch.zeros(count, limit, device=device),
+            truncated=torch.zeros(count, dtype=torch.bool, device=device),
+        )
+        for rows in prompts.alike():
+            part = policy.select(prompts, rows) if len(rows) < len(prompts) else prompts
+            questions = torch.tensor(rows, device=device)
+            _sample_part(policy, part, questions, group_size, sampling, draw)
+        width = int(draw.mask.sum(1).max())
+        tokens, mask = draw.tokens[:, :width], draw.mask[:, :width]
         return Rollouts(
             tokens=tokens,
             mask=mask,
-            logprobs=logprobs[:, :width] if sampling.temperature > 0 else None,
+            logprobs=draw.logprobs[:, :width] if sampling.temperature > 0 else None,
             texts=policy.decode(tokens, mask),
-            truncated=truncated,
+            truncated=draw.truncated,
             group_size=group_size,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """The completions being drawn, one row each: N rows, at most C tokens.
+
+    Args:
+        uniform: Random numbers in [0, 1), shape (N, C), float64.
+        tokens: Shape (N, C), int64.
+        mask: Shape (N, C), bool.
+        logprobs: Shape (N, C), float32.
+        truncated: Shape (N,), bool.
+    """
+
+    uniform: Tensor
+    tokens: Tensor
+    mask: Tensor
+    logprobs: Tensor
+    truncated: Tensor
+
+
+def _sample_part(
+    policy: PolicyBackbone,
+    prompts: PromptBatch,
+    questions: Tensor,
+    group_size: int,
+    sampling: SamplingSettings,
+    draw: _Draw,
+) -> None:
+    """Draw the completions of some prompts, numbered `questions` in the whole batch."""
+    device, limit = questions.device, sampling.max_new_tokens
+    ends = torch.tensor(policy.end_token_ids, device=device)
+    state = policy.read(prompts)
+    live = (questions.unsqueeze(1) * group_size + torch.arange(group_size, device=device)).flatten()
+    row = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
+    for step in range(limit):
+        scores = policy.logits(state.hidden)
+        chosen, logprobs = _choose(scores, row, draw.uniform[live, step], sampling)
+        draw.tokens[live, step], draw.mask[live, step] = chosen, True
+        draw.logprobs[live, step] = logprobs
+        going = ~torch.isin(chosen, ends)
+        live, row, chosen = live[going], row[going], chosen[going]
+        if len(live) == 0 or step == limit - 1:
+            break
+        branches, row = torch.unique(row * scores.shape[-1] + chosen, return_inverse=True)
+        parents = branches // scores.shape[-1]
+        if not _is_identity(parents, len(state.hidden)):
+            state = state.select(parents)
+        new = (branches % scores.shape[-1]).unsqueeze(1)
+        state, _ = policy.read_on(state, new, torch.ones_like(new, dtype=torch.bool))
+    draw.truncated[live] = True
 
 
 def _choose(
@@ -102,4 +140,6 @@ def _choose(
 
 
 def _is_identity(parents: Tensor, rows: int) -> bool:
-    return len(parents) == rows and bool((parents == torch.arange(rows, device=parents.device)).all())
+    return len(parents) == rows and bool(
+        (parents == torch.arange(rows, device=parents.device)).all()
+    )

@@ -12,7 +12,6 @@ from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSetting
 from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training.module import PolicyModule
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
-from spatial_ssrl.training.updates import chunks
 from spatial_ssrl.verifiers.base import Verifier
 
 
@@ -60,7 +59,7 @@ class SFTModule(PolicyModule):
         """Take one optimiser step on the mean cross-entropy of the batch's answer tokens."""
         given = _given_completions(batch)
         tokens, total = given.mask.sum(), torch.zeros((), device=self.device)
-        for rows in chunks(range(len(batch)), self.update.micro_batch_size):
+        for rows in batch.alike(size=self.update.micro_batch_size):
             part = self.policy.select(batch, rows)
             logprobs = self.policy.logprobs(part, _given_completions(part), temperature=1.0)
             loss = -logprobs.sum() / tokens

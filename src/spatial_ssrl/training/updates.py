@@ -36,12 +36,6 @@ def groups_with_signal(advantages: Tensor) -> list[int]:
     return [int(row) for row in (advantages != 0).any(dim=1).nonzero()]
 
 
-def chunks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Yield `rows` in runs of at most `size`."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
 def select_rollouts(rollouts: Rollouts, questions: Sequence[int]) -> tuple[Rollouts, Tensor]:
     """Return the completions of some questions, cut to the longest, and their row numbers."""
     device, group = rollouts.tokens.device, rollouts.group_size
@@ -66,8 +60,8 @@ def micro_batches(
     questions: Sequence[int],
     size: int,
 ) -> Iterator[MicroBatch]:
-    """Yield the chosen questions of a scored batch, at most `size` at a time."""
-    for chunk in chunks(questions, size):
+    """Yield the chosen questions of a scored batch, at most `size` alike ones at a time."""
+    for chunk in prompts.alike(questions, size):
         rollouts, rows = select_rollouts(scored.rollouts, chunk)
         width = rollouts.tokens.shape[1]
         reference = scored.ref_logprobs
@@ -94,7 +88,7 @@ def score_in_micro_batches(
     Only the chosen questions are scored; the rows of the others stay 0.
     """
     scores = torch.zeros(rollouts.tokens.shape, device=rollouts.tokens.device)
-    for chunk in chunks(questions, size):
+    for chunk in prompts.alike(questions, size):
         chosen, rows = select_rollouts(rollouts, chunk)
         values = policy.logprobs(policy.select(prompts, chunk), chosen, temperature)
         scores[rows, : values.shape[1]] = values.float()
