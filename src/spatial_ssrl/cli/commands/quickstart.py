@@ -1,0 +1,221 @@
+"""`spatial-ssrl quickstart`: from drawn pictures to a policy that learned, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from spatial_ssrl import __version__
+from spatial_ssrl.cli import fit
+from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
+from spatial_ssrl.cli.shipped import shipped_config
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.evaluation.curves import draw_curves
+from spatial_ssrl.evaluation.report import compare, comparison_table, write_json
+from spatial_ssrl.training.callbacks.question_records import read_records
+from spatial_ssrl.training.held_out import AnswerRecord
+
+STAGES = {"cold_start": "cold start", "grpo": "GRPO"}
+
+_RECORD = "quickstart.json"
+_BUDGET_MINUTES = 10.0  # What the step counts of the shipped configs take on two CPU cores.
+_SHEET_ROWS = 4  # Questions of each task on the contact sheet.
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes one quick-start differ from another; a resumed one must agree.
+
+    Args:
+        minutes: Budget that the step counts are scaled to.
+        seed: Seed of the weights, the training questions and the completions.
+        images: Folder of further photos, or None.
+    """
+
+    minutes: float
+    seed: int
+    images: str | None
+
+
+def quickstart(
+    minutes: float = _BUDGET_MINUTES,
+    seed: int = 0,
+    images: Path | None = None,
+    out: Path = Path("runs/quickstart"),
+    restart: bool = False,
+) -> None:
+    """Train a small policy from scratch on drawn scenes and measure what it learned.
+
+    Makes scenes, teaches a policy of 1 M parameters the form of the answers (cold start),
+    trains LoRA adapters with GRPO, and evaluates both on scenes neither has seen. No network,
+    no GPU. Run the same command again to go on after an interruption.
+
+    Args:
+        minutes: Rough training time on two CPU cores. Budgets are counted in steps, so a seed
+            gives the same result however long they take.
+        seed: Seed of the weights, the training questions and the completions.
+        images: Folder of your own photos, added to the tasks that need no depth.
+        out: Folder for everything the run writes.
+        restart: Delete what `out` holds of an earlier quick-start and begin again.
+    """
+    if minutes <= 0:
+        raise ConfigError(f"minutes must be above 0, got {minutes}.")
+    settings = Settings(minutes, seed, None if images is None else str(images.resolve()))
+    console = Console()
+    _claim(out, settings, restart)
+    os.environ["SPATIAL_SSRL_QUICKSTART"] = str(out)  # Where the shipped configs write.
+    seconds = {}
+    try:
+        for number, stage in enumerate(STAGES, 1):
+            console.rule(f"{number} of {len(STAGES)}: {STAGES[stage]}", align="left")
+            started = time.monotonic()
+            _run_stage(stage, out, settings, images)
+            seconds[stage] = round(time.monotonic() - started, 1)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Stopped. Run the same command again to go on.") from None
+    results = _report(out, settings, seconds, images)
+    console.print(comparison_table(results))
+    for name in ("results.json", "curves.png", "questions.png"):
+        console.print(f"[green]wrote[/green] {out / name}")
+
+
+def _claim(out: Path, settings: Settings, restart: bool) -> None:
+    """Take a folder for this run, or find in it the same run begun earlier."""
+    record = out / _RECORD
+    if restart:
+        for name in (*STAGES, "scenes", "photos"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        record.unlink(missing_ok=True)
+    if record.exists():
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+        if earlier != asdict(settings):
+            told = ", ".join(f"{name} {value}" for name, value in earlier.items())
+            raise ConfigError(
+                f"out: {str(out)!r} holds a quick-start with other settings ({told}); choose "
+                "another folder with --out, or replace it with --restart true."
+            )
+        return
+    try:
+        write_json(record, asdict(settings))
+    except OSError as error:
+        raise ConfigError(
+            f"out: {str(out)!r} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+
+
+def _run_stage(stage: str, out: Path, settings: Settings, images: Path | None) -> None:
+    """Train and test one stage, from its last checkpoint if there is one."""
+    folder = out / stage
+    if (folder / "records.jsonl").exists():
+        return
+    arguments = ["fit", *stage_arguments(stage, out, settings, images)]
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
+        arguments += ["--ckpt_path", str(last)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    cli = fit.run(arguments)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+
+
+def stage_arguments(
+    stage: str, out: Path, settings: Settings, images: Path | None = None
+) -> list[str]:
+    """Return the options of `spatial-ssrl fit` that run one stage.
+
+    Args:
+        stage: Key of `STAGES`.
+        out: Folder of the run.
+        settings: Budget and seed.
+        images: Folder of further photos, or None.
+    """
+    config = shipped_config(f"quickstart/{stage}.yaml")
+    steps = scaled_steps(config, settings.minutes)
+    arguments = [
+        *("-c", str(config)),
+        *("--seed_everything", str(settings.seed)),
+        *("--data.seed", str(settings.seed)),
+        *("--trainer.max_steps", str(steps)),
+        *("--trainer.val_check_interval", str(max(1, steps // 5))),
+    ]
+    seeded = "--model.policy.init_args.seed" if stage == "cold_start" else "--model.seed"
+    arguments += [seeded, str(settings.seed)]
+    if images is not None:
+        photos = "--data.images.source"
+        arguments += [
+            *("--data.images+", "CachedScenes"),
+            *("--data.images.folder", str(out / "photos")),
+            *(photos, "ImageFolder"),
+            *(f"{photos}.folder", str(images)),
+            *(f"{photos}.size", "64"),
+            *(f"{photos}.square", "true"),
+            *("--data.image_weights", "[0.7, 0.3]"),
+        ]
+    return arguments
+
+
+def scaled_steps(config: Path, minutes: float) -> int:
+    """Return the steps of a stage for a budget, from its config's own steps."""
+    steps = yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["max_steps"]
+    return max(2, round(steps * minutes / _BUDGET_MINUTES))
+
+
+def _report(
+    out: Path, settings: Settings, seconds: Mapping[str, float], images: Path | None
+) -> dict[str, Any]:
+    """Write the results, the learning curves and the contact sheet."""
+    records = {stage: read_records(out / stage / "records.jsonl") for stage in STAGES}
+    results: dict[str, Any] = {
+        **compare(records["cold_start"], records["grpo"]),
+        "settings": asdict(settings),
+        "steps": {
+            stage: scaled_steps(shipped_config(f"quickstart/{stage}.yaml"), settings.minutes)
+            for stage in STAGES
+        },
+        "seconds": dict(seconds),
+        "versions": {
+            "spatial_ssrl": __version__,
+            **{
+                name: version(name)
+                for name in ("torch", "transformers", "peft", "timm", "lightning")
+            },
+        },
+    }
+    write_json(out / "results.json", results)
+    chances = {task: row["chance"] for task, row in results["tasks"].items()}
+    draw_curves(
+        {title: out / stage for stage, title in STAGES.items()}, chances, out / "curves.png"
+    )
+    arguments = stage_arguments("grpo", out, settings, images)
+    _draw_answers(records["grpo"], fit.build_data(arguments), out / "questions.png")
+    return results
+
+
+def _draw_answers(records: list[AnswerRecord], data: Any, out: Path) -> None:
+    """Draw the first held-out questions of each task with what the policy wrote."""
+    data.prepare_data()
+    questions = data.held_out_questions("test")
+    by_uid = {record.uid: record for record in records}
+    items = []
+    for index in range(_SHEET_ROWS * len(questions.tasks)):
+        question = questions[index]
+        record = by_uid[question.uid]
+        verdict = "right" if record.correct else f"wrong, the answer is {record.answer}"
+        items.append(
+            SheetItem(
+                question,
+                captions=(record.completion, verdict),
+                verdict="right" if record.correct else "wrong",
+            )
+        )
+    draw_sheet(items, out, _SHEET_ROWS, title="Held-out questions and the policy's answers")
