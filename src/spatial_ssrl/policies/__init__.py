@@ -11,6 +11,7 @@ from spatial_ssrl.policies.base import (
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.policies.quantization import QuantSettings
+from spatial_ssrl.policies.tiny import TinyVLM
 
 __all__ = [
     "POLICIES",
@@ -22,4 +23,5 @@ __all__ = [
     "QuantSettings",
     "ReadState",
     "SamplingSettings",
+    "TinyVLM",
 ]
