@@ -114,7 +114,9 @@ def test_keys_must_be_lower_snake(animals: Registry[Animal], key: str) -> None:
 
 
 def test_a_taken_key_names_its_holder(animals: Registry[Animal]) -> None:
-    with pytest.raises(RegistryError, match=r"'house_cat' \(.*Dog\) clashes .*'house_cat' \(.*Cat\)"):
+    with pytest.raises(
+        RegistryError, match=r"'house_cat' \(.*Dog\) clashes .*'house_cat' \(.*Cat\)"
+    ):
         animals.register("house_cat")(Dog)
     assert animals.get("house_cat") is Cat
 

@@ -32,7 +32,9 @@ def test_order_type_and_grouping_of_parts_matter() -> None:
 
 
 def test_another_process_draws_the_same_numbers() -> None:
-    code = "from spatial_ssrl.core.seeding import rng_for; print(rng_for(3, 'a', 5).integers(10**9))"
+    code = (
+        "from spatial_ssrl.core.seeding import rng_for; print(rng_for(3, 'a', 5).integers(10**9))"
+    )
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

@@ -71,6 +71,8 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
             return f"{key}: {text}" if key else text
     if not reason and reading.types:
         reason = f"expected {' or '.join(reading.types)}, got {reading.value!r}."
+    if not (reason and (reading.keys or reading.owner)):
+        reason = reason if reading.types else " ".join(message.split())
     text = reason or " ".join(message.split())
     return f"{key}: {text}" if key else text
 
@@ -94,11 +96,19 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def close_matches(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to `count` of the known names that look like `name`, ignoring case."""
+def close_matches(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names that look like `name`, ignoring case, the best first.
+
+    Names that look much less like it than the best one are left out.
+    """
     spellings = {word.lower(): word for word in known}
-    found = difflib.get_close_matches(name.lower(), spellings, n=count, cutoff=0.6)
-    return [spellings[word] for word in found]
+    found = difflib.get_close_matches(name.lower(), spellings, n=3, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, name.lower(), word).ratio() for word in found]
+    return [
+        spellings[word]
+        for word, ratio in zip(found, likeness, strict=True)
+        if ratio > likeness[0] - 0.1
+    ]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

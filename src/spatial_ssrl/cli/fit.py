@@ -173,7 +173,8 @@ def build_data(args: list[str]) -> LightningDataModule:
     Args:
         args: Options of a Trainer command, without the command.
     """
-    return _build(args, run=False).datamodule
+    data: LightningDataModule = _build(args, run=False).datamodule
+    return data
 
 
 def _build(args: list[str], run: bool) -> SpatialCLI:
