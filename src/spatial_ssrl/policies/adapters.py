@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -82,7 +83,8 @@ def add_adapter(
     )
     _check_modules_exist(network, settings)
     try:
-        return get_peft_model(network, config)
+        with _quietly():
+            return get_peft_model(network, config)
     except ValueError as error:
         raise ConfigError(
             f"LoRA could not be put on {type(network).__name__} with lora.target_modules = "
@@ -109,9 +111,7 @@ def load_adapter(
             f"adapter: {folder} holds no adapter_config.json; name a folder a policy was saved to."
         )
     try:
-        with warnings.catch_warnings():
-            # PEFT only warns when names differ; below that is an error.
-            warnings.filterwarnings("ignore", "Found missing adapter keys")
+        with _quietly():
             model = PeftModel.from_pretrained(network, str(folder), is_trainable=True)
         names = load_peft_weights(str(folder), device="cpu").keys()
     except (ValueError, RuntimeError, OSError) as error:
@@ -140,6 +140,16 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     model.save_pretrained(str(folder), save_embedding_layers=False)
     # PEFT's own card is a form to fill in, which says nothing about this adapter.
     (folder / "README.md").unlink(missing_ok=True)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a former name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        # Here it is an error when names differ.
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
+        yield
 
 
 def _check_modules_exist(network: nn.Module, settings: LoraSettings) -> None:

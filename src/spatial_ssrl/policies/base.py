@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -62,7 +62,8 @@ class ReadState:
     def select(self, rows: Tensor) -> ReadState:
         """Return the state of rows `rows`, shape (R',), int64, which may repeat."""
         cache = DynamicCache()
-        for index, layer in enumerate(self.cache.layers):
+        layers: list[Any] = self.cache.layers  # Any: typed as a union most of which has no keys
+        for index, layer in enumerate(layers):
             cache.update(layer.keys[rows], layer.values[rows], index)
         return replace(
             self,

@@ -20,7 +20,7 @@ from spatial_ssrl.policies import families, weights
 from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
 from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadState
 from spatial_ssrl.policies.collate import PromptCollator
-from spatial_ssrl.policies.hub import ModelSource
+from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.quantization import (
     QuantSettings,
     keep_differentiable,
@@ -93,6 +93,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._model: PreTrainedModel | PeftModel | None = None
         self._processor: ProcessorMixin | None = None
         self._reference: dict[str, Tensor] | None = None
+        self._inputs: frozenset[str] = frozenset()
         self._media: tuple[int, ...] = ()
         self._unsayable: tuple[int, ...] = ()
 
@@ -125,15 +126,12 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             return
         network = self._build_model()
         families.require_attention_only(network)
+        self._inputs = families.accepted_inputs(network)
         self._media = families.media_token_ids(network, self.processor, self.tokenizer)
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
         width = int(network.get_output_embeddings().weight.shape[0])
-        self._unsayable = tuple(
-            sorted(
-                {*(token for token in self._media if token < width)}
-                | {*range(len(self.tokenizer), width)}
-            )
-        )
+        without_text = range(len(self.tokenizer), width)
+        self._unsayable = (*(token for token in self._media if token < width), *without_text)
         self._model = self._adapted(network)
         if self.gradient_checkpointing:
             prepare_recomputation(network)
@@ -164,7 +162,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     def processor(self) -> ProcessorMixin:
         """The processor, built on first use."""
         if self._processor is None:
-            self._processor = _completed(self._build_processor(), self.source)
+            self._processor = completed_processor(self._build_processor(), self.source)
         return self._processor
 
     @property
@@ -198,7 +196,6 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         """Run the vision tower and the language model over each prompt once."""
         inner = families.inner_model(self.network)
         positions, following = families.prompt_positions(inner, prompts)
-        known = families.accepted_inputs(self.network)
         cache = DynamicCache()
         output = inner(
             input_ids=prompts.input_ids,
@@ -206,7 +203,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            **{name: value for name, value in prompts.vision.items() if name in known},
+            **{name: value for name, value in prompts.vision.items() if name in self._inputs},
         )
         return ReadState(
             cache=cache,
@@ -250,7 +247,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
                 bias = None if head.bias is None else head.bias.float()
                 logits = functional.linear(hidden.float(), head.weight.float(), bias)
             else:
-                logits = head(hidden).float()
+                logits = head(hidden.to(next(head.parameters()).dtype)).float()
         if not self._unsayable:
             return logits
         columns = torch.tensor(self._unsayable, device=logits.device)
@@ -358,18 +355,3 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             self.processor.save_pretrained(folder)
 
         weights.write_folder(Path(directory), write)
-
-
-def _completed(processor: ProcessorMixin, source: str) -> ProcessorMixin:
-    """Return a processor that has what collating needs, from its tokenizer where it lacks it."""
-    tokenizer = processor.tokenizer
-    if processor.chat_template is None:
-        processor.chat_template = getattr(tokenizer, "chat_template", None)
-    if processor.chat_template is None:
-        raise ConfigError(
-            f"model: the processor of {source!r} has no chat template; use the instruction-tuned "
-            "version of the model, or put a chat_template.jinja into its folder."
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return processor

@@ -130,6 +130,29 @@ class ModelSource:
         )
 
 
+def completed_processor(processor: ProcessorMixin, source: str) -> ProcessorMixin:
+    """Return a processor that has what collating needs, from its tokenizer where it lacks it.
+
+    Args:
+        processor: Changed in place.
+        source: What to call its model in messages.
+
+    Raises:
+        ConfigError: If there is no chat template.
+    """
+    tokenizer = processor.tokenizer
+    if processor.chat_template is None:
+        processor.chat_template = getattr(tokenizer, "chat_template", None)
+    if processor.chat_template is None:
+        raise ConfigError(
+            f"model: the processor of {source!r} has no chat template; use the instruction-tuned "
+            "version of the model, or put a chat_template.jinja into its folder."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
