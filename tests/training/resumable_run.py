@@ -44,11 +44,12 @@ def run(
         "schedule": ScheduleSettings(schedule, warmup_steps=2),
     }
     module: RLModule | SFTModule
+    dropout = 0.5 if kind == "sft_with_dropout" else 0.0
+    policy = tiny_policy(lora=None if kind == "sft" else LoraSettings(rank=4, dropout=dropout))
     if kind == "rl":
-        policy = tiny_policy(lora=LoraSettings(rank=4))
         module = tiny_rl(policy, algorithm=GRPO(kl_coefficient=0.1), **settings)
     else:
-        module = SFTModule(tiny_policy(), **settings)
+        module = SFTModule(policy, **settings)
     saver = ModelCheckpoint(folder, every_n_train_steps=2, save_last=True, save_top_k=0)
     callbacks = [saver, StepLog(folder / "steps.txt"), *([Pause()] if pause else [])]
     steps = trainer.pop("max_steps", -1)

@@ -26,10 +26,10 @@ def test_adapters_are_saved_now_and_then_and_at_the_end(tmp_path: Path) -> None:
     callback.save = watch
     tiny_trainer(tmp_path, 3, [callback]).fit(module, tiny_data())
     assert saved == [2, 3]
-    folder = tmp_path / "adapter"
+    folder = tmp_path / "policy"
     assert (folder / "adapter_config.json").is_file()
     assert (folder / "adapter_model.safetensors").is_file()
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
     def fail(directory: Path) -> None:
         original(directory)

@@ -75,8 +75,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         # Of four steps: it is the end of the first.
         ("sft", "max_steps", {"epoch_questions": 16}),
         ("sft", "max_epochs", {"epoch_questions": 4}),
+        ("sft_with_dropout", "max_steps", {}),
     ],
-    ids=["workers", "later_epoch", "epoch_end", "counted_in_epochs"],
+    ids=["workers", "later_epoch", "epoch_end", "counted_in_epochs", "dropout"],
 )
 def test_resuming_at_any_place(
     tmp_path: Path, script: ModuleType, kind: str, limit: str, data: dict[str, int]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
 from spatial_ssrl.training import SFTModule, UpdateSettings
 from support.tiny_training import StepLog, tiny_data, tiny_policy, tiny_trainer
@@ -34,8 +35,7 @@ def test_loss_is_the_cross_entropy_of_the_answer_tokens(tmp_path: Path) -> None:
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             **batch.vision,
         ).logits
-    picture = int((logits.new_tensor(0) + policy.network.config.image_token_id).item())
-    logits[..., picture] = float("-inf")
+    logits[..., policy.network.config.image_token_id] = float("-inf")  # never to be said
     labels = tokens.masked_fill(~mask, -100)
     labels[:, : batch.input_ids.shape[1]] = -100
     expected = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
@@ -97,3 +97,22 @@ def test_a_batch_without_answers_says_what_to_do() -> None:
     batch = module.policy.collator()(next(iter(tiny_data().train_dataloader())))
     with pytest.raises(ValueError, match=r"no targets; collate it with SFTModule.collator"):
         module.training_step(batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": 2}, r"trainer.devices is 2.*set trainer.devices to 1"),
+        ({"precision": "16-mixed"}, r'"16-mixed".*use "bf16-mixed" or "32-true"'),
+    ],
+)
+def test_trainers_that_would_go_wrong_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], message: str
+) -> None:
+    trainer = tiny_trainer(tmp_path, 1)
+    if "precision" in settings:
+        monkeypatch.setattr(type(trainer), "precision", settings["precision"])
+    else:
+        monkeypatch.setattr(type(trainer), "world_size", 2)
+    with pytest.raises(ConfigError, match=message):
+        trainer.fit(SFTModule(tiny_policy()), tiny_data())

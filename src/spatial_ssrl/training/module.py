@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
 from spatial_ssrl.core.batches import PromptBatch
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.seeding import seed_for
 from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSettings
 from spatial_ssrl.rollout import InProcess, RolloutEngine
 from spatial_ssrl.training.held_out import AccuracyTally, AnswerRecord, answer_greedily
@@ -39,6 +43,7 @@ class PolicyModule(LightningModule, ABC):
         optimizer: Builds the optimiser from the trainable parameters.
         schedule: Course of the learning rate.
         update: Micro-batches, inner epochs and clipping.
+        seed: Names every random draw of training, together with the step.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class PolicyModule(LightningModule, ABC):
         optimizer: OptimizerCallable,
         schedule: ScheduleSettings,
         update: UpdateSettings,
+        seed: int,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -61,6 +67,7 @@ class PolicyModule(LightningModule, ABC):
         self.optimizer = optimizer
         self.schedule = schedule
         self.update = update
+        self.seed = seed
         self._tally = AccuracyTally()
 
     @abstractmethod
@@ -93,7 +100,21 @@ class PolicyModule(LightningModule, ABC):
         self.policy.load_trainable_state(checkpoint[_POLICY])
 
     def on_fit_start(self) -> None:
-        """Silence advice of Lightning's that manual optimisation makes moot."""
+        """Refuse what an update would get wrong, and silence advice that does not apply.
+
+        Raises:
+            ConfigError: If the Trainer has several devices or scales float16 losses.
+        """
+        if self.trainer.world_size > 1:
+            raise ConfigError(
+                f"trainer.devices is {self.trainer.world_size}, but an update runs on one device; "
+                "set trainer.devices to 1."
+            )
+        if self.trainer.precision == "16-mixed":
+            raise ConfigError(
+                'trainer.precision is "16-mixed", whose scaled gradients would be clipped '
+                'wrongly; use "bf16-mixed" or "32-true".'
+            )
         # A checkpoint of the weights after the step is what resuming needs.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
@@ -115,6 +136,19 @@ class PolicyModule(LightningModule, ABC):
         optimizer.zero_grad(set_to_none=True)
         scheduler.step()
         return {"grad_norm": float(norm), "lr": rate}
+
+    @contextmanager
+    def noise_of_step(self) -> Iterator[None]:
+        """Let dropout draw from a stream named by the step, so that a resumed run repeats it."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed_for(self.seed, "noise", self.global_step))
+            yield
+
+    def log_training(self, metrics: Mapping[str, float]) -> None:
+        """Log one step's metrics under `train/`; reward and loss in the progress bar too."""
+        for name, value in metrics.items():
+            self.log(f"train/{name}", value, prog_bar=name in ("reward", "loss"))
 
     # Held-out questions.
 

@@ -71,10 +71,9 @@ class RLModule(PolicyModule):
                 "sampling.temperature is 0, so every completion of a group would be the same; "
                 "set it above 0, usually to 1."
             )
-        super().__init__(policy, rollout, verifier, sampling, optimizer, schedule, update)
+        super().__init__(policy, rollout, verifier, sampling, optimizer, schedule, update, seed)
         self.algorithm = algorithm
         self.group_size = group_size
-        self.seed = seed
 
     def collator(self) -> Collator:
         """Return the policy's collator, without targets."""
@@ -108,8 +107,7 @@ class RLModule(PolicyModule):
         metrics |= rollout_metrics(batch.questions, scored)
         metrics |= {f"seconds/{stage}": spent for stage, spent in time.seconds.items()}
         metrics["rollouts_per_s"] = len(rollouts) / sum(time.seconds.values())
-        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
-        self.log("reward", metrics["reward"], prog_bar=True, logger=False)
+        self.log_training(metrics)
 
     def _score(
         self,

@@ -30,7 +30,8 @@ class SFTModule(PolicyModule):
         sampling: Length limit of those answers.
         optimizer: Builds the optimiser from the trainable parameters.
         schedule: Course of the learning rate.
-        update: Micro-batches and clipping; `inner_epochs` must be 1.
+        update: Micro-batches and clipping; the rest is for RL.
+        seed: Names the draws of dropout.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class SFTModule(PolicyModule):
         optimizer: OptimizerCallable = AdamW,
         schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
         update: UpdateSettings = UpdateSettings(),  # noqa: B008
+        seed: int = 0,
     ) -> None:
-        super().__init__(policy, rollout, verifier, sampling, optimizer, schedule, update)
+        super().__init__(policy, rollout, verifier, sampling, optimizer, schedule, update, seed)
         self.answer_of = ColdStartAnswers(answers)
 
     def collator(self) -> Collator:
@@ -59,14 +61,14 @@ class SFTModule(PolicyModule):
         """Take one optimiser step on the mean cross-entropy of the batch's answer tokens."""
         given = _given_completions(batch)
         tokens, total = given.mask.sum(), torch.zeros((), device=self.device)
-        for rows in batch.alike(size=self.update.micro_batch_size):
-            part = self.policy.select(batch, rows)
-            logprobs = self.policy.logprobs(part, _given_completions(part), temperature=1.0)
-            loss = -logprobs.sum() / tokens
-            self.manual_backward(loss)
-            total += loss.detach()
-        metrics = {"loss": float(total), **self.step_optimizer()}
-        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+        with self.noise_of_step():
+            for rows in batch.alike(size=self.update.micro_batch_size):
+                part = self.policy.select(batch, rows)
+                logprobs = self.policy.logprobs(part, _given_completions(part), temperature=1.0)
+                loss = -logprobs.sum() / tokens
+                self.manual_backward(loss)
+                total += loss.detach()
+        self.log_training({"loss": float(total), **self.step_optimizer()})
 
 
 def _given_completions(batch: PromptBatch) -> Rollouts:

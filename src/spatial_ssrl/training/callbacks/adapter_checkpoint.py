@@ -1,4 +1,4 @@
-"""The policy as other programs read it: an adapter folder, or the whole model."""
+"""The policy as other programs read it: a folder with its adapter, or the whole model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from spatial_ssrl.training.module import PolicyModule
 
 
 class AdapterCheckpoint(Callback):
-    """Saves the policy in the layout of PEFT and transformers, during training and at its end.
+    """Saves the adapter, or the whole model where there is none, as PEFT and transformers do.
 
     The folder is complete at every moment: a new one is written beside it and takes its place.
 
     Args:
-        directory: Folder to save to; None takes `adapter` in the Trainer's root folder.
+        directory: Folder to save to; None takes `policy` in the Trainer's root folder.
         every_n_steps: Optimiser steps between two saves; 0 saves at the end only.
     """
 
@@ -50,7 +50,7 @@ class AdapterCheckpoint(Callback):
             return
         if not isinstance(pl_module, PolicyModule):
             raise TypeError(f"{type(pl_module).__name__} has no policy to save.")
-        target = self.directory or Path(trainer.default_root_dir) / "adapter"
+        target = self.directory or Path(trainer.default_root_dir) / "policy"
         fresh, old = target.with_name(target.name + ".new"), target.with_name(target.name + ".old")
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)

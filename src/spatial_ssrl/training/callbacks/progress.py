@@ -40,6 +40,7 @@ class TrainingProgress(ProgressBar):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._enabled = True
+        self._title = ""
         self._started = self._last_line = 0.0
         self._first_step = 0
 
@@ -68,6 +69,14 @@ class TrainingProgress(ProgressBar):
     ) -> None:
         """Move the bar."""
         self._advance(trainer.global_step, summary(trainer))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say why the bar stands still."""
+        self._describe(" (validating)")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Back to training."""
+        self._describe("")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -111,6 +120,7 @@ class TrainingProgress(ProgressBar):
 
     def _open(self, title: str, total: int | None, completed: int) -> None:
         self._close()
+        self._title = title
         self._started = self._last_line = time.monotonic()
         self._first_step = completed
         if self.is_disabled:
@@ -144,6 +154,10 @@ class TrainingProgress(ProgressBar):
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def _describe(self, addition: str) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=f"{self._title}{addition}")
 
     def _close(self) -> None:
         if self._progress is not None:
