@@ -152,7 +152,13 @@ def _call(name: str, path: str, args: list[str]) -> None:
 
     module, _, attribute = path.partition(":")
     function = getattr(importlib.import_module(module), attribute)
-    auto_cli(function, args=args, prog=f"spatial-ssrl {name}", parser_class=Hinting)
+    auto_cli(
+        function,
+        args=args,
+        prog=f"spatial-ssrl {name}",
+        parser_class=Hinting,
+        parser_mode="omegaconf+",  # Data files read environment variables, as in `fit`.
+    )
 
 
 def _quieten() -> None:

@@ -65,6 +65,7 @@ def _of_parts(
     images: ImageSource | str | None, tasks: list[PretextTask] | None, seed: int
 ) -> QuestionDataset:
     source = _source(images)
+    source.prepare()
     if tasks is None:
         every = [entry.cls() for entry in TASKS.entries()]
         tasks = [task for task in every if source.has_depth or not task.needs_depth]

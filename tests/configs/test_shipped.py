@@ -1,0 +1,95 @@
+"""Every config that comes with the library parses and builds through the real parser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch import LightningDataModule
+
+from spatial_ssrl.cli.fit import SpatialCLI
+from spatial_ssrl.cli.main import main
+from spatial_ssrl.policies import PolicyBackbone
+from spatial_ssrl.training import PolicyModule
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+PART = "class_path"  # A file with this at its top is one component, for other files to name.
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def is_run(path: Path) -> bool:
+    return PART not in yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+RUNS = [path for path in FILES if is_run(path)]
+DATA = [path for path in FILES if not is_run(path)]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, with none of the variables that configs read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["spatial-ssrl"])
+    for name in ("SPATIAL_SSRL_IMAGES", "SPATIAL_SSRL_RUNS", "SPATIAL_SSRL_QUICKSTART"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if building a config loads a policy."""
+    from spatial_ssrl.policies import HFVisionLanguagePolicy
+
+    def load(self: PolicyBackbone) -> None:
+        raise AssertionError("a config loaded weights")
+
+    monkeypatch.setattr(HFVisionLanguagePolicy, "load", load)
+
+
+def test_both_kinds_of_file_were_found() -> None:
+    assert {name_of(path) for path in RUNS} >= {
+        "quickstart/cold_start.yaml",
+        "quickstart/grpo.yaml",
+        "rl_qwen25vl_lora.yaml",
+        "sft_qwen25vl_lora.yaml",
+    }
+    assert {name_of(path) for path in DATA} >= {"data/photos.yaml", "quickstart/data.yaml"}
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_a_run_builds_without_weights(path: Path, tmp_path: Path) -> None:
+    cli = SpatialCLI(["-c", str(path), "--trainer.accelerator=cpu"], run=False)
+    assert isinstance(cli.model, PolicyModule)
+    assert isinstance(cli.datamodule, LightningDataModule)
+    assert list(tmp_path.iterdir()) == [], "building a config wrote files"
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_a_run_says_where_it_writes_and_which_seed_it_has(path: Path) -> None:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(content["seed_everything"], int)
+    assert content["trainer"]["default_root_dir"]
+    assert content["trainer"]["max_steps"] > 0
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_a_run_keeps_what_resuming_needs(path: Path) -> None:
+    callbacks = yaml.safe_load(path.read_text(encoding="utf-8"))["trainer"]["callbacks"]
+    (checkpoint,) = [item for item in callbacks if item["class_path"] == "ModelCheckpoint"]
+    assert checkpoint["init_args"]["save_last"] is True
+    assert checkpoint["init_args"]["every_n_train_steps"] > 0
+
+
+@pytest.mark.parametrize("path", DATA, ids=name_of)
+def test_data_serves_preview_too(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["preview", "--data", str(path), "--print_config"]) == 0
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert data["class_path"] == "spatial_ssrl.data.PretextDataModule"
+    assert "${" not in str(data)
+    assert list(tmp_path.iterdir()) == []
