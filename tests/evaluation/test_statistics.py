@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from spatial_ssrl.core.errors import ConfigError
-from spatial_ssrl.evaluation import accuracies, comparison, gains, mean_accuracy, mean_gain
+from spatial_ssrl.evaluation import accuracies, gains, mean_accuracy, mean_gain
 from spatial_ssrl.evaluation.statistics import Z95, paired_gain, wilson_accuracy
 from spatial_ssrl.training import AnswerRecord
 
@@ -89,19 +87,3 @@ def test_gains_pair_by_question_not_by_order() -> None:
 def test_runs_over_other_questions_cannot_be_paired() -> None:
     with pytest.raises(ConfigError, match="not asked the same questions"):
         gains(records("a", [True, False]), records("a", [True, False, True]))
-
-
-def test_comparison_is_plain_values_of_the_same_statistics() -> None:
-    before = records("a", [False, True] * 50) + records("b", [True, False] * 50)
-    after = records("a", [True, True] * 50) + records("b", [True, False] * 50)
-    found = comparison(before, after, ("old", "new"))
-    assert json.loads(json.dumps(found)) == found
-    assert list(found["tasks"]) == ["a", "b"]
-    entry, mean = found["tasks"]["a"], found["mean"]
-    assert (entry["chance"], entry["n"]) == (0.25, 100)
-    assert entry["old"]["accuracy"] == 0.5
-    assert entry["new"]["accuracy"] == 1.0
-    assert entry["gain"]["points"] == pytest.approx(50)
-    assert mean["n"] == 200
-    assert mean["new"]["accuracy"] == 0.75
-    assert mean["gain"]["ci95"] == pytest.approx(list(mean_gain(gains(before, after)).ci95))

@@ -4,10 +4,9 @@ from spatial_ssrl.evaluation.statistics import (
     Accuracy,
     Gain,
     accuracies,
-    comparison,
     gains,
     mean_accuracy,
     mean_gain,
 )
 
-__all__ = ["Accuracy", "Gain", "accuracies", "comparison", "gains", "mean_accuracy", "mean_gain"]
+__all__ = ["Accuracy", "Gain", "accuracies", "gains", "mean_accuracy", "mean_gain"]

@@ -134,51 +134,6 @@ def mean_gain(by_task: Mapping[str, Gain]) -> Gain:
     return Gain(mean, (mean - half, mean + half), sum(gain.n for gain in tasks))
 
 
-def comparison(
-    first: Iterable[AnswerRecord],
-    second: Iterable[AnswerRecord],
-    names: tuple[str, str] = ("cold_start", "grpo"),
-) -> dict[str, object]:
-    """Compare two policies on the same questions, as plain values for JSON.
-
-    Returns:
-        Under "tasks" an entry of each task, under "mean" the mean over tasks. An entry holds
-        `chance`, `n` (questions asked), `accuracy` and `ci95` of each policy under its name,
-        and the `gain` in percentage points with its `ci95`.
-
-    Raises:
-        ConfigError: If the two were not asked the same questions.
-    """
-    before, after = list(first), list(second)
-    scores = [accuracies(before), accuracies(after)]
-    difference = gains(before, after)
-    chances = {
-        task: sum(record.chance for record in rows) / len(rows)
-        for task, rows in _group(before).items()
-    }
-    tasks = {
-        task: _entry(chances[task], names, (scores[0][task], scores[1][task]), difference[task])
-        for task in difference
-    }
-    means = (mean_accuracy(scores[0]), mean_accuracy(scores[1]))
-    chance = sum(chances.values()) / len(chances)
-    return {"tasks": tasks, "mean": _entry(chance, names, means, mean_gain(difference))}
-
-
-def _entry(
-    chance: float, names: tuple[str, str], scores: tuple[Accuracy, Accuracy], gain: Gain
-) -> dict[str, object]:
-    return {
-        "chance": chance,
-        "n": gain.n,
-        **{
-            name: {"accuracy": score.accuracy, "ci95": list(score.ci95)}
-            for name, score in zip(names, scores, strict=True)
-        },
-        "gain": {"points": gain.points, "ci95": list(gain.ci95)},
-    }
-
-
 def _group(records: Iterable[AnswerRecord]) -> dict[str, list[AnswerRecord]]:
     by_task: dict[str, list[AnswerRecord]] = {}
     for record in records:
