@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 
 from spatial_ssrl import __version__
@@ -165,3 +166,13 @@ def _quieten() -> None:
     """Drop messages of other libraries that tell a reader nothing about their run."""
     # bitsandbytes looks for an optional kernel on import, and says so.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    lightning.addFilter(_says_something)
+    # Lightning 2.6 uses a name that torch 2.11 and later deprecate.
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's is more than an advertisement or an absent device."""
+    text = record.getMessage()
+    return not ("Tip:" in text or text.startswith(("TPU available: False", "HPU available: False")))

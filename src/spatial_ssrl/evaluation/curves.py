@@ -88,6 +88,8 @@ def draw_curves(stages: Mapping[str, Path], chances: Mapping[str, float], out: P
 def _draw_signal(axes: Axes, stage: str, curves: Curves) -> None:
     name = "train/reward" if "train/reward" in curves else "train/loss"
     steps, values = curves.get(name, ([], []))
+    if not steps:  # A run shorter than the logging interval.
+        return
     axes.plot(steps, values, color="0.8", linewidth=1)
     axes.plot(steps, _smooth(values), color="C0")
     label = "reward of samples" if name == "train/reward" else "loss"

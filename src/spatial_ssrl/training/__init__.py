@@ -2,14 +2,14 @@
 
 from spatial_ssrl.training.held_out import AnswerRecord
 from spatial_ssrl.training.module import PolicyModule
-from spatial_ssrl.training.optimizers import Muon
+from spatial_ssrl.training.optimizers import MuonWithAdamW
 from spatial_ssrl.training.rl import RLModule
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.training.sft import SFTModule
 
 __all__ = [
     "AnswerRecord",
-    "Muon",
+    "MuonWithAdamW",
     "PolicyModule",
     "RLModule",
     "SFTModule",

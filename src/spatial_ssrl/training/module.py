@@ -82,9 +82,28 @@ class PolicyModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser over the trainable parameters, and its schedule."""
-        optimizer = self.optimizer(self.trainable_parameters())
+        optimizer = self.optimizer(self.parameter_groups())
         scheduler = self.schedule.scheduler(optimizer, self._total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the trainable parameters as optimiser groups.
+
+        Token embeddings form a group of their own whose `kind` is "embedding": optimisers that
+        treat matrices by their spectrum must leave them out, the others ignore the mark.
+        """
+        embeddings = {
+            id(parameter)
+            for module in self.policy.modules()
+            if isinstance(module, torch.nn.Embedding)
+            for parameter in module.parameters()
+        }
+        parameters = self.trainable_parameters()
+        groups = [
+            {"params": [p for p in parameters if id(p) not in embeddings], "kind": "weight"},
+            {"params": [p for p in parameters if id(p) in embeddings], "kind": "embedding"},
+        ]
+        return [group for group in groups if group["params"]]
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """Return the policy's parameters that learn."""

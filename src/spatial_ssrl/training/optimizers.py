@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-class Muon(Optimizer):
+class MuonWithAdamW(Optimizer):
     """Momentum whose update of each matrix is orthogonalised; AdamW for everything else.
 
     `torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 units emulates
@@ -118,7 +118,7 @@ def orthogonalise(matrices: Tensor, steps: int = 4) -> Tensor:
         Shape (k, m, n), with the singular vectors of `matrices`.
 
     References:
-        Quintic coefficients from K. Jordan et al., 2024 (see `Muon`).
+        Quintic coefficients from K. Jordan et al., 2024 (see `MuonWithAdamW`).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
