@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Forgetful(InProcess):
 
 def sgd(params: list[Tensor]) -> torch.optim.Optimizer:
     # Adam would blow rounding errors of tiny gradients up to the size of the step.
-    return torch.optim.SGD(params, lr=1.0)
+    return torch.optim.SGD(params, lr=0.1)
 
 
 def trained(
@@ -58,6 +59,11 @@ def trained(
     module = tiny_rl(**{"optimizer": sgd, **settings})
     tiny_trainer(folder, steps, [log or StepLog()]).fit(module, tiny_data())
     return {name: value.clone() for name, value in module.policy.state_dict().items()}
+
+
+def free(**settings: int | bool) -> UpdateSettings:
+    # Clipping would hide a gradient that is only scaled wrongly.
+    return UpdateSettings(clip_norm=math.inf, **settings)
 
 
 def furthest(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -80,8 +86,8 @@ def test_reward_rises(tmp_path: Path) -> None:
 
 def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     start = trained(tmp_path, 0)
-    whole = trained(tmp_path, update=UpdateSettings(micro_batch_size=4))
-    parts = trained(tmp_path, update=UpdateSettings(micro_batch_size=3))
+    whole = trained(tmp_path, update=free(micro_batch_size=4))
+    parts = trained(tmp_path, update=free(micro_batch_size=3))
     assert furthest(whole, parts) < 1e-5
     assert furthest(whole, start) > 1e-3
 
@@ -89,8 +95,8 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
 def test_dropping_flat_groups_leaves_the_policy_gradient(tmp_path: Path) -> None:
     settings = {"algorithm": NO_KL, "verifier": FlatForFlips()}
     log = StepLog()
-    dropped = trained(tmp_path, log=log, update=UpdateSettings(drop_flat_groups=True), **settings)
-    kept = trained(tmp_path, update=UpdateSettings(drop_flat_groups=False), **settings)
+    dropped = trained(tmp_path, log=log, update=free(drop_flat_groups=True), **settings)
+    kept = trained(tmp_path, update=free(drop_flat_groups=False), **settings)
     assert log.metrics[0]["train/flat_groups"] >= 0.5
     assert furthest(dropped, kept) < 1e-5
     assert furthest(dropped, trained(tmp_path, 0)) > 1e-3
@@ -114,6 +120,30 @@ def test_completions_depend_on_the_module_seed_not_on_the_machine_state(tmp_path
     torch.manual_seed(2)
     assert furthest(first, trained(tmp_path)) == 0
     assert furthest(first, trained(tmp_path, seed=1)) > 1e-4
+
+
+class Seeds(InProcess):
+    """An engine that remembers the seeds it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def sample(
+        self,
+        policy: PolicyBackbone,
+        prompts: PromptBatch,
+        group_size: int,
+        sampling: SamplingSettings,
+        seed: int,
+    ) -> Rollouts:
+        self.seen.append(seed)
+        return super().sample(policy, prompts, group_size, sampling, seed)
+
+
+def test_every_step_draws_other_completions(tmp_path: Path) -> None:
+    engine = Seeds()
+    trained(tmp_path, 3, rollout=engine)
+    assert len(set(engine.seen)) == 3
 
 
 def test_old_logprobs_are_scored_where_the_engine_keeps_none(tmp_path: Path) -> None:
