@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from PIL import Image
 
 from spatial_ssrl.cli.errors import UsageError, explain, is_users, one_line
@@ -61,6 +62,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
             "data.tasks.count: expected int, got 'x'.",
         ),
         (f"{DATA}.images", [FOLDER | {"init_args": {}}], "data.images: ImageFolder needs a value "),
+        ("trainer.precision", "bf8", "'bf16-true', 'bf16-mixed', '32-true', '64-true' or "),
         ("trainer.max_step", 3, "there is no option 'trainer.max_step'. Did you mean trainer.max_"),
         ("trainer.callbacks", ["ModelCheckpont"], "trainer.callbacks: no class is called 'ModelC"),
         (f"{MODEL}.group_size", 1, "model (RLModule): "),
@@ -184,7 +186,24 @@ def test_checkpoint_that_is_missing(run_file: RunFile, capsys: pytest.CaptureFix
     assert "ckpt_path: there is no checkpoint 'runs/none.ckpt'" in said
 
 
+def test_checkpoint_that_is_none(
+    run_file: RunFile, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    broken = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}}, broken)
+    broken.write_bytes(broken.read_bytes()[:-100])
+    said = complaint(capsys, "fit", "-c", run_file.write(), "--ckpt_path", str(broken))
+    assert said.startswith(f"ckpt_path: {str(broken)!r} is not a checkpoint, or was cut off")
+
+
 # The command line itself.
+
+
+def test_config_files_given_wrongly(run_file: RunFile, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run_file.write()
+    assert complaint(capsys, "fit", "-c") == "-c needs a file, such as -c run.yaml."
+    assert complaint(capsys, "fit", "-c", "--trainer.max_steps=1").startswith("-c needs a file")
+    assert f"a config file is given by -c {path}" in complaint(capsys, "fit", path)
 
 
 def test_no_model_and_no_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shlex
 import signal
 from pathlib import Path
@@ -138,11 +139,17 @@ def test_validate_and_test_answer_held_out_questions(
 ) -> None:
     run_file.set("trainer.limit_val_batches", 1.0)
     run_file.set(f"{DATA}.evaluation", {"val_questions": 3, "test_questions": 5})
+    run_file.set("trainer.logger", False)
     path = run_file.write()
     assert main(["validate", "-c", path]) == 0
     assert "val/accuracy/flipped_patch" in capsys.readouterr().out
     assert main(["test", "-c", path]) == 0
     assert "test/accuracy/depth_order" in capsys.readouterr().out
+    assert main(["predict", "-c", path]) == 0
+    written = Path(capsys.readouterr().out.splitlines()[-1])
+    answers = [json.loads(line) for line in written.read_text().splitlines()]
+    assert [answer["task"] for answer in answers].count("flipped_patch") == 5
+    assert len({answer["uid"] for answer in answers}) == len(answers) == 10
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

@@ -21,8 +21,12 @@ _UNKNOWN_SETTING = re.compile(r"Option '(?P<name>[^']+)' is not accepted")
 _UNKNOWN_OPTION = re.compile(
     r"(Subcommand '[^']+' does not accept option '|[Uu]nrecognized arguments: --)(?P<name>[^'=\s]+)"
 )
+_BARE_FILE = re.compile(r"[Uu]nrecognized arguments: (?P<name>\S+\.ya?ml)\b")
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
-_TYPE = re.compile(r"Expected an? <class '(?P<type>[^']+)'>(\. Got value: (?P<value>.*))?")
+_TYPE = re.compile(
+    r"Expected an? (<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>.*)\])"
+    r"(\. Got value: (?P<value>.*))?"
+)
 _VALUE = re.compile(r"Given value: (?P<value>.*)")
 _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value type:|Expected a path but|"
@@ -146,7 +150,7 @@ def _read_line(line: str, reading: _Reading) -> str:
     if match := _VALUE.match(line):
         reading.value = reading.value or match["value"]
     elif match := _TYPE.fullmatch(line):
-        name = match["type"].rpartition(".")[2].replace("NoneType", "null")
+        name = match["choices"] or match["type"].rpartition(".")[2].replace("NoneType", "null")
         if not reading.reasons and name not in reading.types:
             reading.types.append(name)
         reading.value = reading.value or match["value"] or ""
@@ -179,6 +183,10 @@ def _unknown_option(match: re.Match[str], reading: _Reading, options: list[str])
     return f"there is no option {match['name']!r}.{did_you_mean(match['name'], options)}"
 
 
+def _bare_file(match: re.Match[str], reading: _Reading, options: list[str]) -> str:
+    return f"{match['name']!r} stands alone; a config file is given by -c {match['name']}."
+
+
 def _missing(match: re.Match[str], reading: _Reading, options: list[str]) -> str:
     owner = reading.owner.rpartition(".")[2]
     names = [name.strip() for name in match["names"].split(",")]
@@ -193,6 +201,7 @@ _DESCRIPTIONS = (
     (_NO_ATTRIBUTE, _no_attribute),
     (_UNKNOWN_SETTING, _unknown_setting),
     (_UNKNOWN_OPTION, _unknown_option),
+    (_BARE_FILE, _bare_file),
     (_MISSING, _missing),
 )
 

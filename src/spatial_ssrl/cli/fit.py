@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shlex
 import signal
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,11 +69,20 @@ class SpatialCLI(LightningCLI):
             run=run,
         )
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config as the user gave it.
+
+        Lightning would read the whole checkpoint here for hyper-parameters that ours never hold,
+        and prefer those of another program's to the command line.
+        """
+
     def before_instantiate_classes(self) -> None:
-        """Remember which constructor fails, and look at what the run will read and write."""
+        """Remember which constructor fails, and look at the checkpoint the run starts from."""
         self.parser.add_instantiator(self._build, object, subclasses=True)
         if self.subcommand is None:
             return
+        if self.subcommand != "fit":  # The config beside a checkpoint says how it was trained.
+            self.save_config_callback = None
         checkpoint = self._get(self.config, "ckpt_path")
         check_checkpoint(checkpoint)
         if checkpoint:  # A resumed run may write its config over that of the run it continues.
@@ -95,8 +106,8 @@ class SpatialCLI(LightningCLI):
         """Refuse to start where results cannot be written."""
         if self.subcommand is not None:
             check_output(self.trainer)
-            if not self.save_config_kwargs["overwrite"]:
-                check_unused(self.trainer)
+        if self.subcommand == "fit" and not self.save_config_kwargs["overwrite"]:
+            check_unused(self.trainer)
 
     def fit(self, **kwargs: Any) -> None:
         """Train; LightningCLI calls this in place of the Trainer's method of the same name.
@@ -113,6 +124,15 @@ class SpatialCLI(LightningCLI):
             raise KeyboardInterrupt(self._how_to_resume()) from None
         finally:
             signal.signal(signal.SIGINT, handler)  # The Trainer stops listening as it shuts down.
+
+    def predict(self, **kwargs: Any) -> None:
+        """Answer the test questions and write the answers, one JSON line each."""
+        batches = self.trainer.predict(**kwargs) or []
+        path = Path(self.trainer.default_root_dir, "predictions.jsonl")
+        with path.open("w", encoding="utf-8") as lines:
+            for record in itertools.chain.from_iterable(batches):
+                lines.write(json.dumps(record.as_dict(), ensure_ascii=False) + "\n")
+        print(path)
 
     def _how_to_resume(self) -> str:
         newest = newest_checkpoint(self.trainer)
@@ -196,7 +216,10 @@ def check_configs(args: list[str]) -> None:
         name, equals, after = flag.partition("=")
         if name not in ("-c", "--config"):
             continue
-        path = Path(after if equals else value or "")
+        given = after if equals else value
+        if not given or (not equals and given.startswith("-")):
+            raise UsageError(f"{name} needs a file, such as {name} run.yaml.")
+        path = Path(given)
         if not path.is_file():
             found = close_matches(path.name, (p.name for p in _siblings(path)))
             hint = f" Did you mean {path.parent / found[0]}?" if found else ""
@@ -223,17 +246,24 @@ def _check_yaml(path: Path) -> None:
 
 
 def check_checkpoint(path: object) -> None:
-    """Refuse a `ckpt_path` that is no file; words such as "last" are the Trainer's.
+    """Refuse a `ckpt_path` that cannot be read; words such as "last" are the Trainer's.
 
     Raises:
-        ConfigError: If the file is missing.
+        ConfigError: If the file is missing, or is no whole checkpoint.
     """
-    if not isinstance(path, str | Path) or str(path) in ("last", "best", "hpc"):
+    is_remote = ":" in str(path)[2:]  # A drive letter is no protocol.
+    if not isinstance(path, str | Path) or str(path) in ("last", "best", "hpc") or is_remote:
         return
-    if "://" not in str(path) and ":" not in str(path)[2:] and not Path(path).exists():
+    if not Path(path).exists():
         raise ConfigError(
             f"ckpt_path: there is no checkpoint {str(path)!r}; checkpoints end in .ckpt and lie "
             "under the folder of the run."
+        )
+    # A folder is a sharded checkpoint; a file is a zip archive whose index is written last.
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise ConfigError(
+            f"ckpt_path: {str(path)!r} is not a checkpoint, or was cut off while it was written; "
+            "take another one of the run."
         )
 
 
