@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shlex
 import signal
 import sys
@@ -41,6 +42,8 @@ class SpatialCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None, run: bool = True) -> None:
         import_everything()
+        # Lightning 2.6.6 calls what jsonargparse 4.49 deprecated; nothing a user could mend.
+        os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
         # Without it, absolute references inside files break under subcommands.
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
         self._failed: tuple[type, Exception] | None = None
@@ -131,7 +134,7 @@ class SpatialCLI(LightningCLI):
         path = Path(self.trainer.default_root_dir, "predictions.jsonl")
         with path.open("w", encoding="utf-8") as lines:
             for record in itertools.chain.from_iterable(batches):
-                lines.write(json.dumps(record.as_dict(), ensure_ascii=False) + "\n")
+                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
         print(path)
 
     def _how_to_resume(self) -> str:

@@ -81,7 +81,6 @@ def main(args: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     # Threads that wait by spinning take the core from those they wait for as soon as another
     # program is busy: measured on two cores, a step then takes 30 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,64 @@
+"""The first page a newcomer sees, and the ways to call the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import spatial_ssrl
+from spatial_ssrl.cli.main import COMMANDS, main
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["help"]])
+def test_the_first_page_names_every_command_with_an_example(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 0
+    page = capsys.readouterr().out
+    lines = page.splitlines()
+    for name, command in COMMANDS.items():
+        place = next(n for n, line in enumerate(lines) if line.startswith(f"  {name} "))
+        assert command.help in lines[place]
+        assert lines[place + 1].strip() == f"$ {command.example}"
+        assert command.example.startswith(f"spatial-ssrl {name}")
+    assert len(lines) < 30
+    assert max(map(len, lines)) <= 100
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"spatial-ssrl {spatial_ssrl.__version__}\n"
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "spatial_ssrl", "lists"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == ("spatial-ssrl: error: 'lists' is not a command. Did you mean list?\n")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "preview", "list"])
+def test_help_of_a_command_explains_each_option(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith(f"usage: spatial-ssrl {name} ")
+    options = [line for line in page.splitlines() if line.startswith("  --")]
+    assert options
+    # An option without a line of explanation shows its type alone.
+    assert "\n                        (type:" not in page
+
+
+def test_ctrl_c_anywhere_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(kind: str | None = None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spatial_ssrl.cli.commands.list.list_components", stop)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err.strip() == "Stopped."
