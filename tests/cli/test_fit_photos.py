@@ -12,11 +12,11 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from support.oracles import plain_logprobs, random_completions, rollouts_of
 from transformers import AutoModelForImageTextToText
 
 from spatial_ssrl.cli import fit
 from spatial_ssrl.core.questions import Question
+from support.oracles import plain_logprobs, random_completions, rollouts_of
 
 if TYPE_CHECKING:
     from conftest import RunFile

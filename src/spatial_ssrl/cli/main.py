@@ -93,7 +93,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         return _run(words)
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'Stopped.'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return 130
     except Exception as error:
         if debug or not is_users(error):
