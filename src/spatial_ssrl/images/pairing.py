@@ -98,7 +98,9 @@ def find_groups(root: Path, patterns: Mapping[str, str]) -> tuple[list[tuple[str
             f"no two files in {str(root)!r} that match {' and '.join(patterns.values())} agree "
             f"in their fields; for example {next(iter(first.values()))} has no partner."
         )
-    return groups, len(first) - len(groups)
+    # `{name}.png` also matches the depth of `{name}_depth.png`, which misses no partner.
+    taken = {path for group in groups for path in group}
+    return groups, len(set(first.values()) - taken)
 
 
 def _files(root: Path) -> list[str]:
