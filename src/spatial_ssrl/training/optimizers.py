@@ -62,37 +62,39 @@ class MuonWithAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            shapes: dict[tuple[int, int], list[Tensor]] = {}
+            shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
             for param in group["params"]:
-                if param.grad is None:
+                grad = param.grad
+                if grad is None:
                     continue
                 if group["weight_decay"]:
                     param.mul_(1 - group["lr"] * group["weight_decay"])
                 if param.ndim >= 2 and group.get("kind") != "embedding":
-                    flat = param.grad.flatten(1)
-                    shapes.setdefault((flat.shape[0], flat.shape[1]), []).append(param)
+                    shape = (len(grad), grad[0].numel())
+                    shapes.setdefault(shape, []).append((param, grad))
                 else:
-                    self._adam(param, group)
-            for params in shapes.values():
-                self._orthogonal(params, group)
+                    self._adam(param, grad, group)
+            for matrices in shapes.values():
+                self._orthogonal(matrices, group)
         return loss
 
-    def _orthogonal(self, params: list[Tensor], group: dict[str, Any]) -> None:
+    def _orthogonal(self, matrices: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        """Update matrices of one shape, each given with its gradient."""
         momentum = group["momentum"]
         directions = []
-        for param in params:
+        for param, grad in matrices:
             state = self.state[param]
             if not state:
                 state["momentum"] = torch.zeros_like(param)
-            state["momentum"].lerp_(param.grad, 1 - momentum)
-            directions.append(param.grad.lerp(state["momentum"], momentum).flatten(1))
+            state["momentum"].lerp_(grad, 1 - momentum)
+            directions.append(grad.lerp(state["momentum"], momentum).flatten(1))
         updates = orthogonalise(torch.stack(directions), group["steps"])
         rows, columns = updates.shape[1:]
         scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-        for param, update in zip(params, updates, strict=True):
+        for (param, _), update in zip(matrices, updates, strict=True):
             param.sub_(update.view_as(param), alpha=scale)
 
-    def _adam(self, param: Tensor, group: dict[str, Any]) -> None:
+    def _adam(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[param]
         if not state:
             state["step"] = 0
@@ -100,8 +102,8 @@ class MuonWithAdamW(Optimizer):
             state["square"] = torch.zeros_like(param)
         state["step"] += 1
         fast, slow = group["betas"]
-        state["mean"].lerp_(param.grad, 1 - fast)
-        state["square"].lerp_(param.grad.square(), 1 - slow)
+        state["mean"].lerp_(grad, 1 - fast)
+        state["square"].lerp_(grad.square(), 1 - slow)
         mean = state["mean"] / (1 - fast ** state["step"])
         square = state["square"] / (1 - slow ** state["step"])
         param.sub_(mean / (square.sqrt() + 1e-8), alpha=group["lr"] * group["adam_ratio"])
@@ -122,7 +124,7 @@ def orthogonalise(matrices: Tensor, steps: int = 4) -> Tensor:
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.transpose(1, 2) if tall else matrices
+    x: Tensor = matrices.transpose(1, 2) if tall else matrices
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     for _ in range(steps):
         gram = x @ x.transpose(1, 2)

@@ -7,8 +7,10 @@ three times as fast (resnet10t with the same widths, 2 cores).
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
-from timm.layers import ConvNormAct
+from timm.layers.conv_bn_act import ConvNormAct
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
@@ -64,18 +66,19 @@ class PatchResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, (N, num_classes), or pooled features when there is no classifier."""
-        return self.head(self.forward_features(x).mean(dim=(2, 3)))
+        return cast(Tensor, self.head(self.forward_features(x).mean(dim=(2, 3))))
 
 
 @register_model
-def patch_resnet_nano(pretrained: bool = False, **kwargs: object) -> PatchResNet:
+def patch_resnet_nano(pretrained: bool = False, **kwargs: Any) -> PatchResNet:
     """Patch-stem residual network of 0.34 M parameters; never has pretrained weights."""
     kwargs.pop("pretrained_cfg", None)
     kwargs.pop("pretrained_cfg_overlay", None)
-    return build_model_with_cfg(
+    model: PatchResNet = build_model_with_cfg(
         PatchResNet,
         "patch_resnet_nano",
         pretrained,
         feature_cfg={"flatten_sequential": False, "out_indices": (0, 1, 2)},
         **kwargs,
     )
+    return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -30,6 +30,8 @@ class VisionTower(nn.Module):
     which borders alone tell it late (CoordConv, arXiv:1807.03247).
     """
 
+    coordinates: Tensor
+
     def __init__(self, config: TinyVLMConfig) -> None:
         super().__init__()
         self.body = timm.create_model(
@@ -46,25 +48,41 @@ class VisionTower(nn.Module):
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the finest and the coarsest feature map of pictures (N, 3, S, S)."""
         coordinates = self.coordinates.to(pixel_values.dtype).expand(len(pixel_values), -1, -1, -1)
-        maps = self.body(torch.cat([pixel_values, coordinates], dim=1))
+        maps: list[Tensor] = self.body(torch.cat([pixel_values, coordinates], dim=1))
+        if getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin.
+            maps = [features.permute(0, 3, 1, 2) for features in maps]
         return maps[0], maps[-1]
+
+    @torch.no_grad()
+    def map_shapes(self) -> tuple[torch.Size, torch.Size]:
+        """Return the shapes (C, H, W) of the two feature maps.
+
+        One picture is tried, because encoders round sides that their stride does not divide
+        each in its own way.
+        """
+        training = self.training
+        fine, coarse = self.eval()(torch.zeros_like(self.coordinates[:1].expand(1, 3, -1, -1)))
+        self.train(training)
+        return fine.shape[1:], coarse.shape[1:]
 
 
 class DenseTokens(nn.Module):
     """A few tokens that describe the whole of a feature map."""
 
-    def __init__(self, channels: int, side: int, tokens: int, width: int) -> None:
+    def __init__(self, shape: torch.Size, tokens: int, width: int) -> None:
         super().__init__()
+        channels, height, across = shape
         self.squeeze = nn.Conv2d(channels, 64, 1)
-        self.inward = nn.Linear(64 * side * side, 256)
+        self.inward = nn.Linear(64 * height * across, 256)
         self.norm = nn.LayerNorm(256)
         self.outward = nn.Linear(256, tokens * width)
         self.tokens = tokens
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return tokens (N, tokens, width) of feature maps (N, C, side, side)."""
+        """Return tokens (N, tokens, width) of feature maps (N, C, H, W)."""
         hidden = self.norm(self.inward(self.squeeze(features).flatten(1)))
-        return self.outward(nn.functional.gelu(hidden)).unflatten(1, (self.tokens, -1))
+        tokens: Tensor = self.outward(nn.functional.gelu(hidden))
+        return tokens.reshape(len(tokens), self.tokens, -1)
 
 
 class KeypointTokens(nn.Module):
@@ -74,39 +92,39 @@ class KeypointTokens(nn.Module):
     the token holds the features pooled there and Fourier features of the place.
     """
 
-    def __init__(self, channels: int, side: int, tokens: int, width: int) -> None:
+    places: Tensor
+    octaves: Tensor
+
+    def __init__(self, shape: torch.Size, tokens: int, width: int) -> None:
         super().__init__()
+        channels, height, across = shape
         self.score = nn.Conv2d(channels, tokens, 1)
         self.outward = nn.Linear(channels + 4 * _FREQUENCIES, width)
         self.identity = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        axis = torch.linspace(-1, 1, side)
-        rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+        axes = (torch.linspace(-1, 1, height), torch.linspace(-1, 1, across))
+        rows, columns = torch.meshgrid(*axes, indexing="ij")
         self.register_buffer("places", torch.stack([columns, rows], -1).flatten(0, 1))
         octaves = math.pi * 2.0 ** torch.arange(_FREQUENCIES)
         self.register_buffer("octaves", octaves)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return tokens (N, tokens, width) of feature maps (N, C, side, side)."""
+        """Return tokens (N, tokens, width) of feature maps (N, C, H, W)."""
         weights = self.score(features).flatten(2).softmax(dim=-1)
         what = weights @ features.flatten(2).transpose(1, 2)
         where = weights @ self.places
         angles = (where.unsqueeze(-1) * self.octaves).flatten(2)
-        return self.outward(torch.cat([what, angles.sin(), angles.cos()], -1)) + self.identity
+        tokens: Tensor = self.outward(torch.cat([what, angles.sin(), angles.cos()], -1))
+        return tokens + self.identity
 
 
 class Connector(nn.Module):
     """Turns the feature maps of a picture into its image tokens."""
 
-    def __init__(self, config: TinyVLMConfig, body: nn.Module) -> None:
+    def __init__(self, config: TinyVLMConfig, fine: torch.Size, coarse: torch.Size) -> None:
         super().__init__()
-        channels, strides = body.feature_info.channels(), body.feature_info.reduction()
         width = config.text_config.hidden_size
-        self.dense = DenseTokens(
-            channels[-1], config.image_size // strides[-1], config.dense_tokens, width
-        )
-        self.keypoints = KeypointTokens(
-            channels[0], config.image_size // strides[0], config.keypoint_tokens, width
-        )
+        self.dense = DenseTokens(coarse, config.dense_tokens, width)
+        self.keypoints = KeypointTokens(fine, config.keypoint_tokens, width)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """Return image tokens, shape (N, dense + keypoints, width)."""
@@ -118,9 +136,9 @@ class TinyVLMPreTrainedModel(PreTrainedModel):
 
     config_class = TinyVLMConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012 (transformers reads the class attribute)
     _supports_sdpa = True
-    _no_split_modules = ("LlamaDecoderLayer",)
+    _no_split_modules = ["LlamaDecoderLayer"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
         # The decoder initialises itself, and timm its encoder. The connector keeps PyTorch's
@@ -134,9 +152,9 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
     def __init__(self, config: TinyVLMConfig) -> None:
         super().__init__(config)
         self.visual = VisionTower(config)
-        self.connector = Connector(config, self.visual.body)
+        self.connector = Connector(config, *self.visual.map_shapes())
         self.language_model = LlamaModel(config.text_config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the token embedding."""
@@ -144,7 +162,7 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embedding."""
-        self.language_model.embed_tokens = value
+        self.language_model.embed_tokens = cast(nn.Embedding, value)
 
     def forward(
         self,
@@ -185,7 +203,7 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
             )
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, cached:]
-        return self.language_model(
+        output: BaseModelOutputWithPast = self.language_model(
             inputs_embeds=embeds,
             attention_mask=self._mask(input_ids, attention_mask.bool(), cached),
             position_ids=position_ids,
@@ -193,16 +211,21 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
+        return output
 
     def _mask(self, input_ids: Tensor, attention_mask: Tensor, cached: int) -> Tensor:
-        """Return which key each query sees, (R, 1, T, cached + T): both ways within a prompt."""
+        """Return which key each query sees, (R, 1, T, cached + T): both ways within a prompt.
+
+        The first end mark of a row ends its prompt: a completion that contains the mark must
+        not change what was computed before it.
+        """
         length = input_ids.shape[1]
         keys = torch.arange(cached + length, device=input_ids.device)
         queries = keys[cached:]
         visible = keys <= queries.unsqueeze(-1)
-        ends = (input_ids == self.config.prompt_end_token_id).long()
-        in_prompt = ends.flip(1).cumsum(1).flip(1) > 0
         if cached == 0:
+            ends = (input_ids == self.config.prompt_end_token_id).long()
+            in_prompt = (ends.cumsum(1) - ends == 0) & ends.any(1, keepdim=True)
             both_ways = in_prompt.unsqueeze(1) & in_prompt.unsqueeze(2)
             visible = visible | both_ways
         # A padding query sees everything, so that no softmax is empty; nobody sees it back.
@@ -223,11 +246,11 @@ class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
         self.model = TinyVLMModel(config)
         text = config.text_config
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the vocabulary head."""
-        return self.lm_head
+        return cast(nn.Module, self.lm_head)
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the vocabulary head."""

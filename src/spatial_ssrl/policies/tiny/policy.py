@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
@@ -33,8 +35,9 @@ class TinyVLM(HFVisionLanguagePolicy):
         model: Folder of a saved TinyVLM to start from; None builds one from scratch, and then
             the settings of the architecture below apply.
         lora: Adapters to train; None trains every weight.
-        encoder: timm model name.
-        encoder_kwargs: Further arguments of that timm model.
+        encoder: timm model name; any that takes `features_only`.
+        encoder_kwargs: Further arguments of that timm model, such as `{img_size: 64}` for
+            vision transformers made for another size.
         image_size: Side of the square input, in pixels.
         hidden_size: Width of the decoder.
         layers: Decoder layers.
@@ -42,7 +45,8 @@ class TinyVLM(HFVisionLanguagePolicy):
         seed: Seed of the initial weights.
 
     Raises:
-        ConfigError: If `heads` does not divide `hidden_size`.
+        ConfigError: If `heads` does not divide `hidden_size`; on loading, if timm lacks the
+            encoder or it cannot be built for pictures of this size.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class TinyVLM(HFVisionLanguagePolicy):
         if self.source:
             return super()._build_model()
         tokenizer = self.tokenizer
+        vocabulary = tokenizer.get_vocab()
         text = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden_size,
@@ -91,12 +96,23 @@ class TinyVLM(HFVisionLanguagePolicy):
             encoder_kwargs=self.encoder_kwargs,
             image_size=self.image_size,
             text_config=text,
-            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-            prompt_end_token_id=tokenizer.convert_tokens_to_ids(ASSISTANT),
+            image_token_id=vocabulary[IMAGE],
+            prompt_end_token_id=vocabulary[ASSISTANT],
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return TinyVLMForConditionalGeneration(config)
+        if not timm.is_model(self.encoder):
+            close = difflib.get_close_matches(self.encoder, timm.list_models(), n=3)
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise ConfigError(f"encoder: timm has no model {self.encoder!r}.{hint}")
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                return TinyVLMForConditionalGeneration(config)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"encoder: {self.encoder!r} cannot be built for {self.image_size}-pixel pictures "
+                f"({str(error).splitlines()[0].rstrip('.')}); change image_size, or set "
+                "encoder_kwargs, such as {img_size: 64} for vision transformers."
+            ) from error
 
     def _build_processor(self) -> ProcessorMixin:
         if self.source:

@@ -96,7 +96,9 @@ class TinyVLMProcessor(ProcessorMixin):
         if tokenizer is not None:
             self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
             chat_template = chat_template or tokenizer.chat_template
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        super().__init__(  # type: ignore[no-untyped-call]
+            image_processor, tokenizer, chat_template=chat_template
+        )
 
     def __call__(
         self,
