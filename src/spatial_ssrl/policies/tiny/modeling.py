@@ -47,7 +47,7 @@ class VisionTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the finest and the coarsest feature map of pictures (N, 3, S, S)."""
-        coordinates = self.coordinates.to(pixel_values.dtype).expand(len(pixel_values), -1, -1, -1)
+        coordinates = self.coordinates.to(pixel_values).expand(len(pixel_values), -1, -1, -1)
         maps: list[Tensor] = self.body(torch.cat([pixel_values, coordinates], dim=1))
         if getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin.
             maps = [features.permute(0, 3, 1, 2) for features in maps]
@@ -61,7 +61,9 @@ class VisionTower(nn.Module):
         each in its own way.
         """
         training = self.training
-        fine, coarse = self.eval()(torch.zeros_like(self.coordinates[:1].expand(1, 3, -1, -1)))
+        # While transformers loads a saved model, weights are on "meta" and coordinates are not.
+        blank = self.coordinates.new_zeros(1, 3, *self.coordinates.shape[1:])
+        fine, coarse = self.eval()(blank.to(next(self.body.parameters()).device))
         self.train(training)
         return fine.shape[1:], coarse.shape[1:]
 
