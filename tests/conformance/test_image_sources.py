@@ -1,0 +1,106 @@
+"""What every registered image source must do, built as a user would build it."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spatial_ssrl.images import IMAGE_SOURCES, ImageFolder, RGBDPairs, SyntheticScenes
+from spatial_ssrl.images.base import ImageSource
+
+SIZE = 32
+
+
+def files(folder):
+    """Write three pictures with depth maps, and return their folder."""
+    rng = np.random.default_rng(0)
+    for kind in ("rgb", "depth"):
+        (folder / kind).mkdir(parents=True)
+    for number in range(3):
+        colours = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        millimetres = rng.integers(500, 5000, (SIZE, SIZE)).astype(np.uint16)
+        Image.fromarray(colours).save(folder / "rgb" / f"{number}.png")
+        Image.fromarray(millimetres).save(folder / "depth" / f"{number}.png")
+    return folder
+
+
+BUILD = {
+    "synthetic_scenes": lambda cls, folder: cls(count=3, size=SIZE),
+    "image_folder": lambda cls, folder: cls(files(folder) / "rgb"),
+    "rgbd_pairs": lambda cls, folder: cls(
+        files(folder), "rgb/{name}.png", "depth/{name}.png", depth_scale=0.001
+    ),
+    "cached_scenes": lambda cls, folder: cls(
+        SyntheticScenes(count=3, size=SIZE), folder / "cache", processes=1
+    ),
+    "concat": lambda cls, folder: cls(
+        [SyntheticScenes(count=1, size=SIZE), ImageFolder(files(folder) / "rgb", limit=2)]
+    ),
+}
+
+
+@pytest.fixture(params=[entry.key for entry in IMAGE_SOURCES.entries()])
+def source(request, tmp_path) -> ImageSource:
+    """A prepared source of three scenes; a new source needs a line in `BUILD`."""
+    built = BUILD[request.param](IMAGE_SOURCES.get(request.param), tmp_path)
+    built.prepare()
+    return built
+
+
+def same(first, second) -> bool:
+    depths = (first.depth is None) == (second.depth is None)
+    if depths and first.depth is not None:
+        depths = np.array_equal(first.depth, second.depth, equal_nan=True)
+    return depths and np.array_equal(first.image, second.image)
+
+
+def test_scenes_are_what_the_contract_says(source):
+    assert len(source) == 3
+    for index in range(3):
+        scene = source.scene(index)
+        height, width, channels = scene.image.shape
+        assert scene.image.dtype == np.uint8
+        assert channels == 3
+        assert (scene.depth is not None) >= source.has_depth
+        if scene.depth is not None:
+            assert scene.depth.shape == (height, width)
+            assert scene.depth.dtype == np.float32
+            known = scene.depth[np.isfinite(scene.depth)]
+            assert known.size > 0
+            assert (known > 0).all()
+            assert not np.isinf(scene.depth).any()
+
+
+def test_names_are_unique_and_told_without_decoding(source):
+    names = [source.source_id(index) for index in range(3)]
+    assert len(set(names)) == 3
+    assert names == [source.scene(index).source_id for index in range(3)]
+
+
+def test_a_scene_depends_on_its_number_alone(source):
+    forwards = [source.scene(index) for index in (0, 1, 2)]
+    backwards = [source.scene(index) for index in (2, 1, 0)][::-1]
+    assert all(map(same, forwards, backwards))
+    assert not np.array_equal(forwards[0].image, forwards[1].image)
+
+
+def test_workers_can_hold_it(source):
+    copy = pickle.loads(pickle.dumps(source))
+    assert same(copy.scene(1), source.scene(1))
+
+
+def test_writing_into_a_scene_spoils_no_other_reading(source):
+    before = source.scene(0).image.copy()
+    scene = source.scene(0)
+    if scene.image.flags.writeable:
+        scene.image[:] = 0
+    assert np.array_equal(source.scene(0).image, before)
+
+
+def test_images_of_a_depth_reader_are_in_metres(tmp_path):
+    scene = RGBDPairs(
+        files(tmp_path), "rgb/{name}.png", "depth/{name}.png", depth_scale=0.001
+    ).scene(0)
+    stored = np.asarray(Image.open(tmp_path / "depth" / "0.png"))
+    np.testing.assert_allclose(scene.depth, stored / 1000, rtol=1e-6)
