@@ -29,8 +29,10 @@ from spatial_ssrl.cli import fit
 from spatial_ssrl.cli.commands.quickstart import Settings, quickstart, stage_arguments
 from spatial_ssrl.evaluation.report import compare, write_json
 from spatial_ssrl.training.callbacks.question_records import read_records
+from spatial_ssrl.training.held_out import AnswerRecord
 
 RUNS = Path("runs/learning")
+SEED_0 = RUNS / "seed0"
 RESULTS = Path(__file__).with_name("learning.json")
 MINUTES = 10.0
 
@@ -60,33 +62,25 @@ def run_seeds(seeds: list[int]) -> dict[str, Any]:
 
 
 def run_control() -> dict[str, Any]:
-    out = _beside_seed_0("control")
-    algorithm = "--model.init_args.algorithm"
-    quickstart(
-        minutes=MINUTES,
-        out=out,
-        overrides=[algorithm, f"{Path(__file__).stem}.{ShuffledRewards.__name__}"],
-    )
-    return {"shuffled rewards": json.loads((out / "results.json").read_text())}
+    out = RUNS / "control"
+    shutil.rmtree(out, ignore_errors=True)
+    for name in ("cold_start", "scenes", "held_out"):
+        shutil.copytree(SEED_0 / name, out / name)
+    algorithm = f"{Path(__file__).stem}.{ShuffledRewards.__name__}"
+    records = _train("grpo", out, ["--model.init_args.algorithm", algorithm])
+    return {"shuffled rewards": compare(_records(SEED_0, "cold_start"), records)}
 
 
 def run_sft_only() -> dict[str, Any]:
-    base, out = RUNS / "seed0", RUNS / "sft_only"
-    first = json.loads((base / "results.json").read_text())
+    first = json.loads((SEED_0 / "results.json").read_text())
     seconds, steps = first["seconds"], first["steps"]["cold_start"]
     longer = round(steps * sum(seconds.values()) / seconds["cold_start"])
-    os.environ["SPATIAL_SSRL_QUICKSTART"] = str(out)
-    arguments = stage_arguments("cold_start", out, Settings(MINUTES, 0, None))
-    cli = fit.run(["fit", *arguments, "--trainer.max_steps", str(longer)])
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-    records = read_records(out / "cold_start" / "records.jsonl")
-    return {
-        "cold start alone, equal time": {
-            "steps": longer,
-            "against_cold_start": compare(read_records(base / "cold_start/records.jsonl"), records),
-            "against_grpo": compare(read_records(base / "grpo/records.jsonl"), records),
-        }
+    records = _train("cold_start", RUNS / "sft_only", ["--trainer.max_steps", str(longer)])
+    found = {
+        f"against_{stage}": compare(_records(SEED_0, stage), records)
+        for stage in ("cold_start", "grpo")
     }
+    return {"cold start alone, equal time": {"steps": longer, **found}}
 
 
 def run_long() -> dict[str, Any]:
@@ -95,12 +89,16 @@ def run_long() -> dict[str, Any]:
     return {"60 minutes": json.loads((out / "results.json").read_text())}
 
 
-def _beside_seed_0(name: str) -> Path:
-    """Return a folder that holds the cold start of seed 0 and nothing after it."""
-    out = RUNS / name
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(RUNS / "seed0", out, ignore=shutil.ignore_patterns("grpo", "*.png"))
-    return out
+def _train(stage: str, out: Path, options: list[str]) -> list[AnswerRecord]:
+    """Train and test one stage of the quick-start with some options changed."""
+    os.environ["SPATIAL_SSRL_QUICKSTART"] = str(out)
+    cli = fit.run(["fit", *stage_arguments(stage, out, Settings(MINUTES, 0, None)), *options])
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    return _records(out, stage)
+
+
+def _records(run: Path, stage: str) -> list[AnswerRecord]:
+    return read_records(run / stage / "records.jsonl")
 
 
 def main() -> None:
@@ -108,7 +106,7 @@ def main() -> None:
     parser.add_argument("part", choices=("seeds", "control", "sft-only", "long"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent))  # so that the control can be named by path
+    sys.path.insert(0, str(Path(__file__).parent))  # so that YAML can name the control
     if options.part == "seeds":
         found = run_seeds(options.seeds)
     else:
