@@ -1,9 +1,9 @@
 """What the quick-start learns: over seeds, with more time, and against its controls.
 
     python benchmarks/learning.py seeds --seeds 0 1 2
-    python benchmarks/learning.py control     # rewards shuffled within each group: must gain nothing
-    python benchmarks/learning.py sft-only    # the cold start alone, for as long as both stages took
-    python benchmarks/learning.py long        # 60 minutes instead of 10
+    python benchmarks/learning.py control    # rewards shuffled within each group: must gain nothing
+    python benchmarks/learning.py sft-only   # the cold start alone, for as long as both stages take
+    python benchmarks/learning.py long       # 60 minutes instead of 10
 
 Each part adds what it found to benchmarks/learning.json. `control` and `sft-only` build on the run
 of seed 0 under runs/learning, which `seeds` makes.
