@@ -121,3 +121,15 @@ def test_the_command_line_appends_a_task_and_sets_it(
         "ShuffledPatches",
     ]
     assert tasks[1]["init_args"]["rows"] == 3
+
+
+def test_null_on_the_command_line_is_null_deep_down(
+    run_yaml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = ["--model.policy=HFVisionLanguagePolicy", "--model.policy.model=some/model"]
+    nulls = ["--model.policy.revision=null", "--model.init_args.policy.init_args.max_pixels=null"]
+    values = [text.replace("null", "7") for text in nulls]
+    for given, expected in ((values, ["7", 7]), (nulls, [None, None])):
+        config = resolved(capsys, "-c", str(run_yaml), *policy, *values, *given)
+        found = config["model"]["init_args"]["policy"]["init_args"]  # type: ignore[index]
+        assert [found["revision"], found["max_pixels"]] == expected

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -11,6 +13,22 @@ from spatial_ssrl.cli.errors import UsageError, explain
 
 class Hinting(ArgumentParser):
     """A parser that raises one readable line instead of printing usage and a tree of reasons."""
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None, **kwargs: Any
+    ) -> Any:
+        """Parse words of a command line, those of the process when None.
+
+        jsonargparse hands `--model.policy.revision=null` down to the parser of the policy as
+        `--revision=None`, which would be read as a name.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        if not self.exit_on_error:  # Such parsers are jsonargparse's own, for one component.
+            words = [
+                f"{word[:-4]}null" if word.startswith("--") and word.endswith("=None") else word
+                for word in words
+            ]
+        return super().parse_args(words, namespace, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong as one line.
