@@ -41,7 +41,11 @@ class PatchResNet(nn.Module):
         self.num_classes = num_classes
         self.num_features = channels[-1]
         self.stem = ConvNormAct(
-            in_chans, channels[0], patch + patch // 2, stride=patch, padding=patch // 4
+            in_chans,
+            channels[0],
+            patch + patch // 2,
+            stride=patch,
+            padding=(patch // 2 + 1) // 2,
         )
         self.feature_info = []
         before = channels[0]

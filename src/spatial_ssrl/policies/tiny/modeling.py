@@ -173,6 +173,7 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         pixel_values: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -185,10 +186,14 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
             past_key_values: What was read before.
             pixel_values: Pictures of all rows in order, shape (images, 3, S, S); left aside
                 when `input_ids` holds no placeholder, as in the later steps of `generate`.
+            inputs_embeds: Embeddings to read in place of the tokens' own, shape (R, T, width);
+                `input_ids` still say where pictures and the ends of prompts are.
             use_cache: Whether to return the cache.
             kwargs: Passed to the decoder.
         """
-        embeds = self.get_input_embeddings()(input_ids)
+        embeds = inputs_embeds
+        if embeds is None:
+            embeds = self.get_input_embeddings()(input_ids)
         is_image = input_ids == self.config.image_token_id
         if pixel_values is not None and bool(is_image.any()):
             tokens = self.connector(*self.visual(pixel_values)).flatten(0, 1)
@@ -265,6 +270,7 @@ class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         pixel_values: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
@@ -278,6 +284,7 @@ class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
             position_ids: Position of each token, shape (R, T).
             past_key_values: What was read before.
             pixel_values: Pictures of all rows in order.
+            inputs_embeds: Embeddings to read in place of the tokens' own, shape (R, T, width).
             labels: Token ids to predict, shape (R, T), -100 where there is no loss.
             use_cache: Whether to return the cache.
             logits_to_keep: Last positions to compute logits for; 0 for all.
@@ -289,6 +296,7 @@ class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             past_key_values=past_key_values,
             pixel_values=pixel_values,
+            inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
         )
