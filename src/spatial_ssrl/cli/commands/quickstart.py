@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from spatial_ssrl.training.held_out import AnswerRecord
 STAGES = {"cold_start": "cold start", "grpo": "GRPO"}
 
 _RECORD = "quickstart.json"
+_SECONDS = "seconds.json"
 _BUDGET_MINUTES = 10.0  # What the step counts of the shipped configs take on two CPU cores.
 _SHEET_ROWS = 4  # Questions of each task on the contact sheet.
 
@@ -40,11 +40,13 @@ class Settings:
         minutes: Budget that the step counts are scaled to.
         seed: Seed of the weights, the training questions and the completions.
         images: Folder of further photos, or None.
+        overrides: Options of every stage that differ from the shipped configs.
     """
 
     minutes: float
     seed: int
     images: str | None
+    overrides: list[str] = field(default_factory=list)
 
 
 def quickstart(
@@ -53,6 +55,7 @@ def quickstart(
     images: Path | None = None,
     out: Path = Path("runs/quickstart"),
     restart: bool = False,
+    overrides: list[str] | None = None,
 ) -> None:
     """Train a small policy from scratch on drawn scenes and measure what it learned.
 
@@ -67,23 +70,23 @@ def quickstart(
         images: Folder of your own photos, added to the tasks that need no depth.
         out: Folder for everything the run writes.
         restart: Delete what `out` holds of an earlier quick-start and begin again.
+        overrides: Options for both stages that change the shipped configs, written as for
+            `spatial-ssrl fit`, such as `[--data.evaluation.test_questions, "200"]`.
     """
     if minutes <= 0:
         raise ConfigError(f"minutes must be above 0, got {minutes}.")
-    settings = Settings(minutes, seed, None if images is None else str(images.resolve()))
+    photos = None if images is None else str(images.resolve())
+    settings = Settings(minutes, seed, photos, overrides or [])
     console = Console()
     _claim(out, settings, restart)
     os.environ["SPATIAL_SSRL_QUICKSTART"] = str(out)  # Where the shipped configs write.
-    seconds = {}
     try:
         for number, stage in enumerate(STAGES, 1):
             console.rule(f"{number} of {len(STAGES)}: {STAGES[stage]}", align="left")
-            started = time.monotonic()
-            _run_stage(stage, out, settings, images)
-            seconds[stage] = round(time.monotonic() - started, 1)
+            _run_stage(stage, out, settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Stopped. Run the same command again to go on.") from None
-    results = _report(out, settings, seconds, images)
+    results = _report(out, settings)
     console.print(comparison_table(results))
     for name in ("results.json", "curves.png", "questions.png"):
         console.print(f"[green]wrote[/green] {out / name}")
@@ -93,9 +96,10 @@ def _claim(out: Path, settings: Settings, restart: bool) -> None:
     """Take a folder for this run, or find in it the same run begun earlier."""
     record = out / _RECORD
     if restart:
-        for name in (*STAGES, "scenes", "photos"):
+        for name in (*STAGES, "scenes", "held_out", "photos"):
             shutil.rmtree(out / name, ignore_errors=True)
         record.unlink(missing_ok=True)
+        (out / _SECONDS).unlink(missing_ok=True)
     if record.exists():
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if earlier != asdict(settings):
@@ -113,31 +117,50 @@ def _claim(out: Path, settings: Settings, restart: bool) -> None:
         ) from error
 
 
-def _run_stage(stage: str, out: Path, settings: Settings, images: Path | None) -> None:
+def _run_stage(stage: str, out: Path, settings: Settings) -> None:
     """Train and test one stage, from its last checkpoint if there is one."""
     folder = out / stage
     if (folder / "records.jsonl").exists():
         return
-    arguments = ["fit", *stage_arguments(stage, out, settings, images)]
+    arguments = ["fit", *stage_arguments(stage, out, settings)]
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists():
         arguments += ["--ckpt_path", str(last)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    cli = fit.run(arguments)
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    started = time.monotonic()
+    try:
+        cli = fit.run(arguments)
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    except SystemExit as stop:  # How the Trainer leaves a test that Ctrl-C interrupts.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        _add_seconds(out, stage, time.monotonic() - started)
 
 
-def stage_arguments(
-    stage: str, out: Path, settings: Settings, images: Path | None = None
-) -> list[str]:
+def _add_seconds(out: Path, stage: str, spent: float) -> None:
+    """Add to the time a stage took, over all sittings."""
+    known = _seconds(out)
+    write_json(out / _SECONDS, {**known, stage: round(known.get(stage, 0.0) + spent, 1)})
+
+
+def _seconds(out: Path) -> dict[str, float]:
+    path = out / _SECONDS
+    known: dict[str, float] = {}
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+    return known
+
+
+def stage_arguments(stage: str, out: Path, settings: Settings) -> list[str]:
     """Return the options of `spatial-ssrl fit` that run one stage.
 
     Args:
         stage: Key of `STAGES`.
         out: Folder of the run.
-        settings: Budget and seed.
-        images: Folder of further photos, or None.
+        settings: Budget, seed, photos and overrides.
     """
     config = shipped_config(f"quickstart/{stage}.yaml")
     steps = scaled_steps(config, settings.minutes)
@@ -150,29 +173,27 @@ def stage_arguments(
     ]
     seeded = "--model.policy.init_args.seed" if stage == "cold_start" else "--model.seed"
     arguments += [seeded, str(settings.seed)]
-    if images is not None:
+    if settings.images is not None:
         photos = "--data.images.source"
         arguments += [
             *("--data.images+", "CachedScenes"),
             *("--data.images.folder", str(out / "photos")),
             *(photos, "ImageFolder"),
-            *(f"{photos}.folder", str(images)),
+            *(f"{photos}.folder", settings.images),
             *(f"{photos}.size", "64"),
             *(f"{photos}.square", "true"),
             *("--data.image_weights", "[0.7, 0.3]"),
         ]
-    return arguments
+    return [*arguments, *settings.overrides]
 
 
 def scaled_steps(config: Path, minutes: float) -> int:
     """Return the steps of a stage for a budget, from its config's own steps."""
-    steps = yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["max_steps"]
+    steps: int = yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["max_steps"]
     return max(2, round(steps * minutes / _BUDGET_MINUTES))
 
 
-def _report(
-    out: Path, settings: Settings, seconds: Mapping[str, float], images: Path | None
-) -> dict[str, Any]:
+def _report(out: Path, settings: Settings) -> dict[str, Any]:
     """Write the results, the learning curves and the contact sheet."""
     records = {stage: read_records(out / stage / "records.jsonl") for stage in STAGES}
     results: dict[str, Any] = {
@@ -182,7 +203,7 @@ def _report(
             stage: scaled_steps(shipped_config(f"quickstart/{stage}.yaml"), settings.minutes)
             for stage in STAGES
         },
-        "seconds": dict(seconds),
+        "seconds": _seconds(out),
         "versions": {
             "spatial_ssrl": __version__,
             **{
@@ -196,7 +217,7 @@ def _report(
     draw_curves(
         {title: out / stage for stage, title in STAGES.items()}, chances, out / "curves.png"
     )
-    arguments = stage_arguments("grpo", out, settings, images)
+    arguments = stage_arguments("grpo", out, settings)
     _draw_answers(records["grpo"], fit.build_data(arguments), out / "questions.png")
     return results
 
@@ -210,7 +231,7 @@ def _draw_answers(records: list[AnswerRecord], data: Any, out: Path) -> None:
     for index in range(_SHEET_ROWS * len(questions.tasks)):
         question = questions[index]
         record = by_uid[question.uid]
-        verdict = "right" if record.correct else f"wrong, the answer is {record.answer}"
+        verdict = "right" if record.correct else "wrong"
         items.append(
             SheetItem(
                 question,
