@@ -114,7 +114,8 @@ def orthogonalise(matrices: Tensor, steps: int = 4) -> Tensor:
 
     Args:
         matrices: Shape (k, m, n), any scale.
-        steps: Iterations; after 4 to 5 the singular values lie in about [0.5, 1.3].
+        steps: Iterations; after 4 those singular values that were above 1/250 of the matrix's
+            norm lie in [0.5, 1.3], and smaller ones have grown about 140-fold.
 
     Returns:
         Shape (k, m, n), with the singular vectors of `matrices`.

@@ -1,0 +1,316 @@
+"""Sampling against exact distributions, a naive loop, and itself split in other ways."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+from transformers import DynamicCache
+
+from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.policies import ReadState, SamplingSettings
+from spatial_ssrl.policies.tiny.tokenizer import IMAGE
+from spatial_ssrl.rollout import InProcess
+from spatial_ssrl.rollout.in_process import _choose
+from support.tiny_models import random_question
+from support.tiny_vlm import loud_policy, mixed_questions
+
+NEVER, END = 3, 4
+
+
+class MarkovChain:
+    """A policy whose next token depends on the question and the last token only.
+
+    Five tokens: three to say, one never said, and the end. It keeps no cache, so all sequences
+    and their probabilities can be written down.
+    """
+
+    end_token_ids = (END,)
+    vocabulary_size = 5
+
+    def __init__(self, questions: int = 2) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.table = torch.randn(questions, 5, 5, generator=generator)
+        self.table[..., NEVER] = float("-inf")
+
+    def prompts(self) -> PromptBatch:
+        """Return one prompt per question, so unlike in length that they are read apart."""
+        count = len(self.table)
+        lengths = torch.tensor([10 if row % 2 else 2 for row in range(count)])
+        return PromptBatch(
+            input_ids=torch.arange(count)[:, None].expand(-1, 10),
+            attention_mask=torch.arange(10) >= 10 - lengths[:, None],
+            vision={},
+            questions=tuple(random_question(1, seed=row) for row in range(count)),
+        )
+
+    def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
+        return replace(
+            prompts,
+            input_ids=prompts.input_ids[list(rows)],
+            attention_mask=prompts.attention_mask[list(rows)],
+            questions=tuple(prompts.questions[row] for row in rows),
+        )
+
+    def read(self, prompts: PromptBatch) -> ReadState:
+        question = prompts.input_ids[:, -1]
+        hidden = torch.stack([question, torch.zeros_like(question)], dim=1).float()
+        return ReadState(DynamicCache(), prompts.attention_mask, question * 0, hidden)
+
+    def read_on(self, state: ReadState, tokens: Tensor, mask: Tensor) -> tuple[ReadState, Tensor]:
+        assert mask.all()
+        assert tokens.shape == (len(state.hidden), 1)
+        hidden = torch.stack([state.hidden[:, 0], tokens[:, 0].float()], dim=1)
+        return replace(state, hidden=hidden), hidden[:, None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        question, last = hidden.long().unbind(1)
+        return self.table[question, last]
+
+    def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
+        rows = zip(tokens.tolist(), mask.tolist(), strict=True)
+        return tuple("".join("abcd."[t] for t, m in zip(*row, strict=True) if m) for row in rows)
+
+    def sequences(self, question: int, limit: int, temperature: float) -> dict[str, float]:
+        """Return every completion of at most `limit` tokens and its probability."""
+        steps = (self.table[question] / temperature).double().softmax(-1)
+        found: dict[str, float] = {}
+        for length in range(1, limit + 1):
+            for said in product(range(3), repeat=length - 1):
+                for last in (END,) if length < limit else (0, 1, 2, END):
+                    probability, before = 1.0, 0
+                    for token in (*said, last):
+                        probability *= float(steps[before, token])
+                        before = token
+                    found["".join("abcd."[token] for token in (*said, last))] = probability
+        assert sum(found.values()) == pytest.approx(1)
+        return found
+
+
+def sample(
+    policy: object,
+    prompts: PromptBatch,
+    group: int,
+    tokens: int = 8,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Rollouts:
+    return InProcess().sample(
+        policy,  # type: ignore[arg-type]  # MarkovChain has all that sampling asks for
+        prompts,
+        group,
+        SamplingSettings(max_new_tokens=tokens, temperature=temperature),
+        seed,
+    )
+
+
+def likelihood(counts: Counter[object], probabilities: dict[object, float]) -> float:
+    """Return how likely counts at least as odd as these are (Pearson's chi-square test)."""
+    total = counts.total()
+    assert set(counts) <= {key for key, share in probabilities.items() if share > 0}
+    # What is expected less than five times is counted together.
+    common = {key: share for key, share in probabilities.items() if share * total >= 5}
+    rest = max(1 - sum(common.values()), 0.0)
+    pairs = [(counts[key], share * total) for key, share in common.items()]
+    if rest * total >= 5:
+        pairs.append((total - sum(seen for seen, _ in pairs), rest * total))
+    statistic = sum((seen - wanted) ** 2 / wanted for seen, wanted in pairs)
+    return float(chi2.sf(statistic, len(pairs) - 1))
+
+
+# The distribution.
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_whole_completions_follow_the_exact_distribution(temperature: float) -> None:
+    chain, group, limit = MarkovChain(), 4000, 3
+    rollouts = sample(chain, chain.prompts(), group, limit, temperature)
+    for question in range(2):
+        texts = rollouts.texts[question * group : (question + 1) * group]
+        exact = chain.sequences(question, limit, temperature)
+        other = chain.sequences(1 - question, limit, temperature)
+        assert likelihood(Counter(texts), exact) > 1e-3
+        assert likelihood(Counter(texts), other) < 1e-12
+
+
+def test_completions_of_a_group_are_independent() -> None:
+    chain, group = MarkovChain(1), 6000
+    texts = sample(chain, chain.prompts(), group, 2).texts
+    single = chain.sequences(0, 2, 1.0)
+    pairs = {(one, two): single[one] * single[two] for one in single for two in single}
+    assert likelihood(Counter(zip(texts[::2], texts[1::2], strict=True)), pairs) > 1e-3
+
+
+def test_real_policy_samples_from_its_softmax() -> None:
+    policy, group = loud_policy(), 3000
+    prompts = policy.collator()(mixed_questions()[:1])
+    rollouts = sample(policy, prompts, group, tokens=2, temperature=0.5)
+    (image,) = policy.tokenizer.convert_tokens_to_ids([IMAGE])
+
+    def softmax(ids: Tensor) -> dict[object, float]:
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            logits = policy.network(
+                input_ids=ids, attention_mask=mask, pixel_values=prompts.vision["pixel_values"]
+            ).logits[0, -1]
+        logits[image] = float("-inf")
+        return dict(enumerate((logits / 0.5).double().softmax(-1).tolist()))
+
+    first = Counter(rollouts.tokens[:, 0].tolist())
+    assert likelihood(first, softmax(prompts.input_ids)) > 1e-3
+    ((common, _),) = first.most_common(1)
+    after = rollouts.tokens[(rollouts.tokens[:, 0] == common) & rollouts.mask[:, 1], 1]
+    assert len(after) > 100
+    ids = torch.cat([prompts.input_ids, torch.tensor([[common]])], dim=1)
+    assert likelihood(Counter(after.tolist()), softmax(ids)) > 1e-3
+
+
+def test_extreme_random_numbers_pick_tokens_that_can_be_said() -> None:
+    scores = torch.tensor([[float("-inf"), 1.0, 2.0, 0.5, float("-inf")]])
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    tokens, logprobs = _choose(scores, torch.tensor([0, 0]), ends, SamplingSettings())
+    assert tokens.tolist() == [1, 3]
+    torch.testing.assert_close(logprobs, scores.log_softmax(-1)[0, [1, 3]])
+
+
+# What a completion depends on.
+
+
+def test_seed_names_the_completions() -> None:
+    policy = loud_policy()
+    prompts = policy.collator()(mixed_questions())
+    torch.manual_seed(1)
+    one = sample(policy, prompts, 4, seed=3)
+    torch.manual_seed(2)
+    again, other = sample(policy, prompts, 4, seed=3), sample(policy, prompts, 4, seed=4)
+    assert torch.equal(one.tokens, again.tokens)
+    assert torch.equal(one.logprobs, again.logprobs)
+    assert one.texts == again.texts
+    assert not torch.equal(one.tokens, other.tokens)
+
+
+@pytest.mark.parametrize("parts", [[[0, 1, 2]], [[2], [0], [1]], [[1], [0, 2]]])
+def test_splitting_the_batch_changes_no_completion(
+    parts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = loud_policy()
+    prompts = policy.collator()(mixed_questions())
+    whole = sample(policy, prompts, 5)
+    assert len(prompts.alike()) > 1
+    monkeypatch.setattr(PromptBatch, "alike", lambda self: parts)
+    split = sample(policy, prompts, 5)
+    assert torch.equal(split.tokens, whole.tokens)
+    assert torch.equal(split.mask, whole.mask)
+    torch.testing.assert_close(split.logprobs, whole.logprobs, atol=1e-5, rtol=0)
+    assert split.texts == whole.texts
+
+
+def test_kept_logprobs_are_those_scored() -> None:
+    policy = loud_policy()
+    prompts = policy.collator()(mixed_questions())
+    for temperature in (1.0, 0.7):
+        rollouts = sample(policy, prompts, 6, temperature=temperature)
+        with torch.no_grad():
+            scored = policy.logprobs(prompts, rollouts, temperature)
+        torch.testing.assert_close(rollouts.logprobs, scored, atol=1e-5, rtol=0)
+
+
+# What is never said, and what ends.
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_placeholders_are_never_sampled(temperature: float) -> None:
+    policy = loud_policy()
+    prompts = policy.collator()(mixed_questions())
+    (image,) = policy.tokenizer.convert_tokens_to_ids([IMAGE])
+    head = policy.network.get_output_embeddings()
+    with torch.no_grad():
+        # Image tokens replace the placeholder's embedding, so this changes nothing but the head.
+        hidden = policy.read(prompts).hidden
+        head.weight[image] = 100 * torch.linalg.pinv(hidden).sum(1)
+        assert (head(hidden)[:, image] > 50).all()
+        assert (head(hidden).argmax(-1) == image).all()
+    rollouts = sample(policy, prompts, 20, temperature=temperature)
+    assert not (rollouts.tokens[rollouts.mask] == image).any()
+    if rollouts.logprobs is not None:
+        assert torch.isfinite(rollouts.logprobs).all()
+
+
+def test_ended_completions_are_masked_and_cut_ones_told() -> None:
+    chain, limit = MarkovChain(), 4
+    rollouts = sample(chain, chain.prompts(), 200, limit)
+    assert rollouts.group_size == 200
+    assert rollouts.truncated.any()
+    assert not rollouts.truncated.all()
+    assert rollouts.logprobs is not None
+    for row in range(len(rollouts)):
+        said = rollouts.tokens[row][rollouts.mask[row]].tolist()
+        ended = END in said
+        # One end, at the end; what is masked comes after it and is zero.
+        assert said.index(END) == len(said) - 1 if ended else len(said) == limit
+        assert bool(rollouts.truncated[row]) is not ended
+        assert rollouts.mask[row].tolist() == [column < len(said) for column in range(limit)]
+        assert rollouts.tokens[row][~rollouts.mask[row]].tolist() == [0] * (limit - len(said))
+        assert rollouts.logprobs[row][~rollouts.mask[row]].tolist() == [0] * (limit - len(said))
+        assert rollouts.texts[row] == "".join("abcd."[token] for token in said)
+        steps = chain.table[row // 200].log_softmax(-1)
+        wanted = [float(steps[a, b]) for a, b in zip([0, *said], said, strict=False)]
+        assert rollouts.logprobs[row, : len(said)].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_batch_is_as_wide_as_its_longest_completion() -> None:
+    chain = MarkovChain()
+    chain.table[..., END] = 10
+    rollouts = sample(chain, chain.prompts(), 8, tokens=50)
+    assert rollouts.tokens.shape == (16, int(rollouts.mask.sum(1).max()))
+    assert rollouts.tokens.shape[1] < 5
+
+
+def test_texts_are_those_of_the_real_tokens() -> None:
+    policy = loud_policy()
+    prompts = policy.collator()(mixed_questions())
+    rollouts = sample(policy, prompts, 2)
+    for row, text in enumerate(rollouts.texts):
+        said = rollouts.tokens[row][rollouts.mask[row]]
+        assert text == policy.tokenizer.decode(said, skip_special_tokens=True)
+
+
+def test_greedy_is_the_argmax_of_a_naive_loop() -> None:
+    policy = loud_policy()
+    questions = mixed_questions()
+    rollouts = sample(policy, policy.collator()(questions), 2, tokens=6, temperature=0)
+    assert rollouts.logprobs is None
+    (image,) = policy.tokenizer.convert_tokens_to_ids([IMAGE])
+    for number, question in enumerate(questions):
+        alone = policy.collator()([question])
+        said: list[int] = []
+        while len(said) < 6 and (not said or said[-1] not in policy.end_token_ids):
+            ids = torch.cat([alone.input_ids, torch.tensor([said], dtype=torch.int64)], dim=1)
+            with torch.no_grad():
+                logits = policy.network(input_ids=ids, **alone.vision).logits[0, -1]
+            logits[image] = float("-inf")
+            said.append(int(logits.argmax()))
+        for row in (2 * number, 2 * number + 1):
+            assert rollouts.tokens[row][rollouts.mask[row]].tolist() == said
+
+
+def test_agreeing_completions_share_one_row_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = MarkovChain(1)
+    rows: list[int] = []
+    read_on = chain.read_on
+
+    def watched(state: ReadState, tokens: Tensor, mask: Tensor) -> tuple[ReadState, Tensor]:
+        rows.append(len(tokens))
+        return read_on(state, tokens, mask)
+
+    monkeypatch.setattr(chain, "read_on", watched)
+    rollouts = sample(chain, chain.prompts(), 500, 3)
+    texts = [text for text in rollouts.texts if "." not in text[:2]]
+    distinct = {text[0] for text in rollouts.texts if text[0] != "."}, {text[:2] for text in texts}
+    assert rows == [len(distinct[0]), len(distinct[1])]
