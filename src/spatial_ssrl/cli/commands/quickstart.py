@@ -21,6 +21,7 @@ from spatial_ssrl.cli.shipped import shipped_config
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.evaluation.curves import draw_curves
 from spatial_ssrl.evaluation.report import compare, comparison_table, write_json
+from spatial_ssrl.images import ImageFolder
 from spatial_ssrl.training.callbacks.question_records import read_records
 from spatial_ssrl.training.held_out import AnswerRecord
 
@@ -28,6 +29,7 @@ STAGES = {"cold_start": "cold start", "grpo": "GRPO"}
 
 _RECORD = "quickstart.json"
 _SECONDS = "seconds.json"
+_RESULTS = ("results.json", "curves.png", "questions.png")
 _BUDGET_MINUTES = 10.0  # What the step counts of the shipped configs take on two CPU cores.
 _SHEET_ROWS = 4  # Questions of each task on the contact sheet.
 
@@ -71,10 +73,12 @@ def quickstart(
         out: Folder for everything the run writes.
         restart: Delete what `out` holds of an earlier quick-start and begin again.
         overrides: Options for both stages that change the shipped configs, written as for
-            `spatial-ssrl fit`, such as `[--data.evaluation.test_questions, "200"]`.
+            `spatial-ssrl fit`, such as `["--data.evaluation.test_questions=200"]`.
     """
     if minutes <= 0:
         raise ConfigError(f"minutes must be above 0, got {minutes}.")
+    if images is not None:
+        ImageFolder(images).prepare()  # Says what is wrong before minutes of drawing scenes.
     photos = None if images is None else str(images.resolve())
     settings = Settings(minutes, seed, photos, overrides or [])
     console = Console()
@@ -88,19 +92,21 @@ def quickstart(
         raise KeyboardInterrupt("Stopped. Run the same command again to go on.") from None
     results = _report(out, settings)
     console.print(comparison_table(results))
-    for name in ("results.json", "curves.png", "questions.png"):
+    for name in _RESULTS:
         console.print(f"[green]wrote[/green] {out / name}")
 
 
 def _claim(out: Path, settings: Settings, restart: bool) -> None:
     """Take a folder for this run, or find in it the same run begun earlier."""
     record = out / _RECORD
-    if restart:
+    # Without a record the folder is no quick-start's, and what it holds is not ours to delete.
+    if restart and record.exists():
         for name in (*STAGES, "scenes", "held_out", "photos"):
             shutil.rmtree(out / name, ignore_errors=True)
-        record.unlink(missing_ok=True)
-        (out / _SECONDS).unlink(missing_ok=True)
-    if record.exists():
+        for name in (*_RESULTS, _SECONDS, _RECORD):
+            (out / name).unlink(missing_ok=True)
+    # A run that failed before its first checkpoint binds nobody to its settings.
+    if record.exists() and any(_last(out / stage).exists() for stage in STAGES):
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if earlier != asdict(settings):
             told = ", ".join(f"{name} {value}" for name, value in earlier.items())
@@ -123,9 +129,8 @@ def _run_stage(stage: str, out: Path, settings: Settings) -> None:
     if (folder / "records.jsonl").exists():
         return
     arguments = ["fit", *stage_arguments(stage, out, settings)]
-    last = folder / "checkpoints" / "last.ckpt"
-    if last.exists():
-        arguments += ["--ckpt_path", str(last)]
+    if _last(folder).exists():
+        arguments += ["--ckpt_path", str(_last(folder))]
     else:
         shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
@@ -138,6 +143,11 @@ def _run_stage(stage: str, out: Path, settings: Settings) -> None:
         raise
     finally:
         _add_seconds(out, stage, time.monotonic() - started)
+
+
+def _last(folder: Path) -> Path:
+    """Return the checkpoint from which a stage goes on."""
+    return folder / "checkpoints" / "last.ckpt"
 
 
 def _add_seconds(out: Path, stage: str, spent: float) -> None:
@@ -173,24 +183,31 @@ def stage_arguments(stage: str, out: Path, settings: Settings) -> list[str]:
     ]
     seeded = "--model.policy.init_args.seed" if stage == "cold_start" else "--model.seed"
     arguments += [seeded, str(settings.seed)]
-    if settings.images is not None:
-        photos = "--data.images.source"
-        arguments += [
-            *("--data.images+", "CachedScenes"),
-            *("--data.images.folder", str(out / "photos")),
-            *(photos, "ImageFolder"),
-            *(f"{photos}.folder", settings.images),
-            *(f"{photos}.size", "64"),
-            *(f"{photos}.square", "true"),
-            *("--data.image_weights", "[0.7, 0.3]"),
-        ]
-    return [*arguments, *settings.overrides]
+    if settings.images is None:
+        return [*arguments, *settings.overrides]
+    photos = "--data.images.source"
+    return [
+        *arguments,
+        *("--data.image_weights", "[0.7, 0.3]"),
+        *settings.overrides,
+        # Last, so that an override of `data.images` speaks of the drawn scenes.
+        *("--data.images+", "CachedScenes"),
+        *("--data.images.folder", str(out / "photos")),
+        *(photos, "ImageFolder"),
+        *(f"{photos}.folder", settings.images),
+        *(f"{photos}.size", "64"),
+        *(f"{photos}.square", "true"),
+    ]
 
 
 def scaled_steps(config: Path, minutes: float) -> int:
     """Return the steps of a stage for a budget, from its config's own steps."""
+    return max(2, round(_steps(config) * minutes / _BUDGET_MINUTES))
+
+
+def _steps(config: Path) -> int:
     steps: int = yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["max_steps"]
-    return max(2, round(steps * minutes / _BUDGET_MINUTES))
+    return steps
 
 
 def _report(out: Path, settings: Settings) -> dict[str, Any]:
@@ -199,10 +216,7 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
     results: dict[str, Any] = {
         **compare(records["cold_start"], records["grpo"]),
         "settings": asdict(settings),
-        "steps": {
-            stage: scaled_steps(shipped_config(f"quickstart/{stage}.yaml"), settings.minutes)
-            for stage in STAGES
-        },
+        "steps": {stage: _steps(out / stage / "config.yaml") for stage in STAGES},
         "seconds": _seconds(out),
         "versions": {
             "spatial_ssrl": __version__,
@@ -228,7 +242,7 @@ def _draw_answers(records: list[AnswerRecord], data: Any, out: Path) -> None:
     questions = data.held_out_questions("test")
     by_uid = {record.uid: record for record in records}
     items = []
-    for index in range(_SHEET_ROWS * len(questions.tasks)):
+    for index in range(min(_SHEET_ROWS * len(questions.tasks), len(records))):
         question = questions[index]
         record = by_uid[question.uid]
         verdict = "right" if record.correct else "wrong"

@@ -67,7 +67,10 @@ class QuestionRecords(Callback):
         path = self.path or Path(trainer.default_root_dir) / "records.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(record.as_dict(), ensure_ascii=False) for record in self.records)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # Whole or not at all: whoever finds the file takes the test for finished.
+        fresh = path.with_name(path.name + ".new")
+        fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        fresh.replace(path)
 
 
 def read_records(path: Path) -> list[AnswerRecord]:
