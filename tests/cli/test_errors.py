@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,9 @@ import torch
 from PIL import Image
 
 from spatial_ssrl.cli.errors import UsageError, explain, is_users, one_line
+from spatial_ssrl.cli.files import check_writable
 from spatial_ssrl.cli.main import COMMANDS, main
+from spatial_ssrl.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from conftest import RunFile
@@ -137,8 +141,49 @@ def test_output_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("")  # A folder below a file fails for every user, root too.
     out = str(tmp_path / "file" / "run")
     said = complaint(capsys, "fit", "-c", run_file.write(), f"--trainer.default_root_dir={out}")
-    assert f"trainer.default_root_dir: the output folder {out!r} cannot be written" in said
-    assert "choose another" in said
+    assert said.startswith(f"trainer.default_root_dir: the folder {out!r} cannot be written (Not a")
+    assert said.endswith("choose another one.")
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("ModelCheckpoint", "dirpath"), ("AdapterCheckpoint", "directory")]
+)
+def test_folder_of_a_callback_that_cannot_be_written(
+    run_file: RunFile, capsys: pytest.CaptureFixture[str], name: str, setting: str
+) -> None:
+    run_file.set("trainer.enable_checkpointing", True)
+    run_file.set(
+        "trainer.callbacks", [{"class_path": name, "init_args": {setting: "/dev/null/kept"}}]
+    )
+    said = complaint(capsys, "fit", "-c", run_file.write())
+    assert said.startswith(f"trainer.callbacks ({name}): {setting}: the folder '/dev/null/kept' ca")
+
+
+def test_looking_for_a_folder_does_not_make_it(tmp_path: Path) -> None:
+    check_writable("out", tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=r"out: the folder '/proc/x' cannot be written"):
+        check_writable("out", Path("/proc/x"))
+
+
+def test_sheet_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = complaint(capsys, "preview", "--out", "/dev/null/x/sheet.png")
+    assert said.startswith("out: the folder '/dev/null/x' cannot be written (Not a directory)")
+    said = complaint(capsys, "preview", "--out", str(tmp_path))
+    assert said == f"out: {str(tmp_path)!r} is a folder; name a PNG file in it."
+
+
+def test_quickstart_looks_at_photos_and_output_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, photos = tmp_path / "out", tmp_path / "photos"
+    words = ["quickstart", "--out", str(out), "--images", str(photos)]
+    assert "is not a folder; give one" in complaint(capsys, *words)
+    photos.mkdir()
+    assert "holds no picture" in complaint(capsys, *words)
+    assert not out.exists(), "nothing was drawn"
+    said = complaint(capsys, "quickstart", "--out", "/dev/null/x")
+    assert said == "out: '/dev/null/x' cannot be written (Not a directory); choose another folder."
 
 
 def test_a_folder_that_holds_a_run(
@@ -229,6 +274,21 @@ def test_debug_lets_the_error_through(run_file: RunFile) -> None:
     assert caught.value.__cause__ is not None
 
 
+def test_the_real_program_ends_with_2_and_shows_a_trace_on_demand() -> None:
+    words = [sys.executable, "-m", "spatial_ssrl", "list", "taks"]
+    plain, debug = (
+        subprocess.run([*words, *more], capture_output=True, text=True, check=False)
+        for more in ([], ["--debug"])
+    )
+    assert plain.returncode == 2
+    (line,) = plain.stderr.splitlines()
+    assert line.startswith("spatial-ssrl: error: kind 'taks' is unknown; did you mean tasks?")
+    assert plain.stdout == ""
+    assert debug.returncode not in (0, 2)
+    assert debug.stderr.startswith("Traceback (most recent call last):")
+    assert "kind 'taks' is unknown" in debug.stderr
+
+
 def test_a_defect_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(kind: str | None = None) -> None:
         raise KeyError("a defect, not a mistake of the user")
@@ -267,6 +327,7 @@ def test_one_line_of_a_worker_error_is_its_cause() -> None:
     )
     assert one_line(ValueError(text)) == "a.jpg: truncated"
     assert one_line(ValueError("")) == "ValueError"
+    assert one_line(FileNotFoundError(2, "No such file", "a.json")) == "'a.json': No such file."
 
 
 def test_whose_error_it_is() -> None:

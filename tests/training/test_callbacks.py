@@ -4,20 +4,21 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import LoraSettings
 from spatial_ssrl.training.callbacks import AdapterCheckpoint, TrainingProgress
 from spatial_ssrl.training.callbacks.progress import left
-from support.tiny_training import tiny_data, tiny_policy, tiny_rl, tiny_trainer
+from support.tiny_training import StepLog, tiny_data, tiny_policy, tiny_rl, tiny_trainer
 
 
 def test_adapters_are_saved_now_and_then_and_at_the_end(tmp_path: Path) -> None:
     module = tiny_rl(tiny_policy(lora=LoraSettings(rank=2)))
     saved: list[int] = []
     callback = AdapterCheckpoint(every_n_steps=2)
-    save, original = callback.save, module.policy.save
+    save = callback.save
 
     def watch(trainer: object, pl_module: object) -> None:
         saved.append(trainer.global_step)
@@ -32,14 +33,27 @@ def test_adapters_are_saved_now_and_then_and_at_the_end(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
     def fail(directory: Path) -> None:
-        original(directory)
         raise OSError("disk full")
 
     before = (folder / "adapter_model.safetensors").read_bytes()
-    module.policy.save = fail
+    with torch.no_grad():
+        next(iter(module.trainable_parameters())).add_(1.0)
+    module.policy.processor.save_pretrained = fail  # Called when the adapter has been written.
     with pytest.raises(OSError, match="disk full"):
         save(module.trainer, module)
     assert (folder / "adapter_model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_folder_of_other_files_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "important.txt").write_text("keep me")
+    steps = StepLog()
+    callbacks = [AdapterCheckpoint(directory=tmp_path / "notes"), steps]
+    with pytest.raises(ConfigError, match=r"notes holds files that are no saved policy"):
+        tiny_trainer(tmp_path, 1, callbacks).fit(tiny_rl(), tiny_data())
+    assert steps.steps == []
+    assert (tmp_path / "notes" / "important.txt").read_text() == "keep me"
 
 
 def test_a_bad_interval_is_named() -> None:

@@ -95,6 +95,8 @@ def one_line(error: BaseException) -> str:
     An exception of a data worker carries the worker's whole trace; its last line is the cause.
     """
     text = str(error).strip()
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{str(error.filename)!r}: {error.strerror}."
     if "Original Traceback" in text:
         text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1].strip())
     return " ".join(text.split()) or type(error).__name__

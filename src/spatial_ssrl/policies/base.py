@@ -170,7 +170,10 @@ class PolicyBackbone(nn.Module, ABC):
 
     @abstractmethod
     def save(self, directory: Path) -> None:
-        """Write the adapter (PEFT layout) or the whole model, and the processor."""
+        """Write the adapter (PEFT layout) or the whole model, and the processor.
+
+        Takes the place of a policy saved there earlier, in one go; refuses anything else.
+        """
 
 
 POLICIES: Registry[PolicyBackbone] = Registry(PolicyBackbone, "policy")

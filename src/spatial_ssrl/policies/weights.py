@@ -98,13 +98,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Raises:
         ConfigError: If the folder holds something else, or cannot be written.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        if not any((folder / mark).is_file() for mark in _MARKS):
-            raise ConfigError(
-                f"{folder} holds files that are no saved policy; name an empty or a new folder."
-            )
-    elif folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; name a folder to save the policy to.")
+    check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -120,6 +114,21 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to save a policy where something else lies.
+
+    Raises:
+        ConfigError: If the path is a file, or a folder with files that are no saved policy.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        if not any((folder / mark).is_file() for mark in _MARKS):
+            raise ConfigError(
+                f"{folder} holds files that are no saved policy; name an empty or a new folder."
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder to save the policy to.")
 
 
 def _umask() -> int:

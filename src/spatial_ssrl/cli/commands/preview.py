@@ -9,6 +9,7 @@ from rich.progress import track
 
 from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.cli.errors import did_you_mean
+from spatial_ssrl.cli.files import check_writable
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.plugins import load_plugins
 from spatial_ssrl.data import PretextDataModule, QuestionDataset
@@ -43,6 +44,9 @@ def preview(
         raise ConfigError(f"count must be at least 1, got {count}.")
     if data is not None and (images is not None or tasks is not None):
         raise ConfigError("data already names images and tasks; give either data or the others.")
+    if out.is_dir():
+        raise ConfigError(f"out: {str(out)!r} is a folder; name a PNG file in it.")
+    check_writable("out", out.parent)
     tasks = [tasks] if isinstance(tasks, PretextTask) else tasks
     questions = _of_data(data, seed) if data else _of_parts(images, tasks, seed)
     numbers = track(

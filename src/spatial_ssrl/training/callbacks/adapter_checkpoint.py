@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.policies.weights import check_replaceable
 from spatial_ssrl.training.module import PolicyModule
 
 
@@ -16,6 +16,7 @@ class AdapterCheckpoint(Callback):
     """Saves the adapter, or the whole model where there is none, as PEFT and transformers do.
 
     The folder is complete at every moment: a new one is written beside it and takes its place.
+    A folder that holds anything but a saved policy is refused.
 
     Args:
         directory: Folder to save to; None takes `policy` in the Trainer's root folder.
@@ -27,6 +28,10 @@ class AdapterCheckpoint(Callback):
             raise ConfigError(f"every_n_steps must be 0 (at the end) or more, got {every_n_steps}.")
         self.directory = directory
         self.every_n_steps = every_n_steps
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a folder that holds something else, before any work is done."""
+        check_replaceable(self._target(trainer))
 
     def on_train_batch_end(
         self,
@@ -50,12 +55,7 @@ class AdapterCheckpoint(Callback):
             return
         if not isinstance(pl_module, PolicyModule):
             raise TypeError(f"{type(pl_module).__name__} has no policy to save.")
-        target = self.directory or Path(trainer.default_root_dir) / "policy"
-        fresh, old = target.with_name(target.name + ".new"), target.with_name(target.name + ".old")
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        pl_module.policy.save(fresh)
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        pl_module.policy.save(self._target(trainer))
+
+    def _target(self, trainer: Trainer) -> Path:
+        return Path(self.directory or Path(trainer.default_root_dir) / "policy")
