@@ -83,7 +83,7 @@ def check_output(trainer: Trainer) -> None:
     """
     folders: list[tuple[str, object]] = [("trainer.default_root_dir", trainer.default_root_dir)]
     folders += [("trainer.logger.save_dir", logger.save_dir) for logger in trainer.loggers]
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
         for name in ("dirpath", "directory"):
             key = f"trainer.callbacks ({type(callback).__name__}): {name}"
             folders.append((key, getattr(callback, name, None)))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from spatial_ssrl.cli.errors import UsageError, explain
 
@@ -14,9 +14,14 @@ from spatial_ssrl.cli.errors import UsageError, explain
 class Hinting(ArgumentParser):
     """A parser that raises one readable line instead of printing usage and a tree of reasons."""
 
-    def parse_args(
-        self, args: Sequence[str] | None = None, namespace: Any = None, **kwargs: Any
-    ) -> Any:
+    def parse_args(  # type: ignore[override]  # as in jsonargparse, whose namespace is its own
+        self,
+        args: Sequence[str] | None = None,
+        namespace: Namespace | None = None,
+        env: bool | None = None,
+        defaults: bool = True,
+        **kwargs: Any,
+    ) -> Namespace:
         """Parse words of a command line, those of the process when None.
 
         jsonargparse hands `--model.policy.revision=null` down to the parser of the policy as
@@ -28,7 +33,7 @@ class Hinting(ArgumentParser):
                 f"{word[:-4]}null" if word.startswith("--") and word.endswith("=None") else word
                 for word in words
             ]
-        return super().parse_args(words, namespace, **kwargs)
+        return super().parse_args(words, namespace, env, defaults, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong as one line.
