@@ -60,17 +60,23 @@ class ReadState:
     hidden: Tensor
 
     def select(self, rows: Tensor) -> ReadState:
-        """Return the state of rows `rows`, shape (R',), int64, which may repeat."""
+        """Return the state of rows `rows`, shape (R',), int64, which may repeat.
+
+        Gradients of repeated rows add up in one order: the backward pass of plain indexing adds
+        them atomically from several threads, which makes two equal runs differ.
+        """
         cache = DynamicCache()
         layers: list[Any] = self.cache.layers  # Any: typed as a union most of which has no keys
         for index, layer in enumerate(layers):
-            cache.update(layer.keys[rows], layer.values[rows], index)
+            cache.update(
+                layer.keys.index_select(0, rows), layer.values.index_select(0, rows), index
+            )
         return replace(
             self,
             cache=cache,
             mask=self.mask[rows],
             position=self.position[rows],
-            hidden=self.hidden[rows],
+            hidden=self.hidden.index_select(0, rows),
         )
 
 

@@ -49,7 +49,7 @@ def completion_logprobs(
     scored = hidden.new_zeros(mask.shape, dtype=torch.float32)
     scored[mask] = token_logprobs(policy, hidden[mask], tokens[mask], temperature or 1.0)
     out = scored.new_zeros(rollouts.mask.shape)
-    out[:, :width] = scored[inverse]
+    out[:, :width] = scored.index_select(0, inverse)  # indexing would add gradients in any order
     return out
 
 
