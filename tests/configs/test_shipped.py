@@ -93,3 +93,16 @@ def test_data_serves_preview_too(
     assert data["class_path"] == "spatial_ssrl.data.PretextDataModule"
     assert "${" not in str(data)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_one_option_moves_all_that_a_run_writes(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "-c", str(path), "--trainer.default_root_dir=mine", "--print_config"]) == 0
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    places = [trainer["logger"]["init_args"]["save_dir"]]
+    for callback in trainer["callbacks"]:
+        arguments = callback.get("init_args", {})
+        places += [arguments[name] for name in ("dirpath", "directory") if arguments.get(name)]
+    assert all(Path(place).parts[0] == "mine" for place in places), places

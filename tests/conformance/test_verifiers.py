@@ -59,7 +59,7 @@ def test_any_text_gives_a_verdict_in_range(key, text):
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_text_takes_linear_time(key, text):
     verifier = VERIFIERS.get(key)()
-    start = time.perf_counter()
+    start = time.process_time()
     for question in QUESTIONS:
         assert verifier.score(text, question).reward < 1
-    assert time.perf_counter() - start < 10  # quadratic time would be hours
+    assert time.process_time() - start < 10  # quadratic time would be hours
