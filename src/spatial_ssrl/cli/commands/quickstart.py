@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -133,7 +134,7 @@ def _run_stage(stage: str, out: Path, settings: Settings) -> None:
         arguments += ["--ckpt_path", str(_last(folder))]
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    started = time.monotonic()
+    started, handler = time.monotonic(), signal.getsignal(signal.SIGINT)
     try:
         cli = fit.run(arguments)
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
@@ -142,6 +143,7 @@ def _run_stage(stage: str, out: Path, settings: Settings) -> None:
             raise KeyboardInterrupt from None
         raise
     finally:
+        signal.signal(signal.SIGINT, handler)  # The Trainer stops listening as it shuts down.
         _add_seconds(out, stage, time.monotonic() - started)
 
 
@@ -180,6 +182,7 @@ def stage_arguments(stage: str, out: Path, settings: Settings) -> list[str]:
         *("--data.seed", str(settings.seed)),
         *("--trainer.max_steps", str(steps)),
         *("--trainer.val_check_interval", str(max(1, steps // 5))),
+        "--trainer.callbacks+=StopBetweenSteps",
     ]
     seeded = "--model.policy.init_args.seed" if stage == "cold_start" else "--model.seed"
     arguments += [seeded, str(settings.seed)]

@@ -3,5 +3,6 @@
 from spatial_ssrl.training.callbacks.adapter_checkpoint import AdapterCheckpoint
 from spatial_ssrl.training.callbacks.progress import TrainingProgress
 from spatial_ssrl.training.callbacks.question_records import QuestionRecords
+from spatial_ssrl.training.callbacks.stop_between_steps import StopBetweenSteps
 
-__all__ = ["AdapterCheckpoint", "QuestionRecords", "TrainingProgress"]
+__all__ = ["AdapterCheckpoint", "QuestionRecords", "StopBetweenSteps", "TrainingProgress"]
