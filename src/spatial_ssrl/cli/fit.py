@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shlex
 import signal
@@ -30,6 +29,7 @@ from spatial_ssrl.cli.main import COMMANDS
 from spatial_ssrl.cli.parser import Hinting
 from spatial_ssrl.components import import_everything
 from spatial_ssrl.core.errors import SpatialSSRLError
+from spatial_ssrl.training.callbacks.question_records import write_records
 
 T = TypeVar("T")
 
@@ -136,9 +136,8 @@ class SpatialCLI(LightningCLI):
         """Answer the test questions and write the answers, one JSON line each."""
         batches = self.trainer.predict(**kwargs) or []
         path = Path(self.trainer.default_root_dir, "predictions.jsonl")
-        with path.open("w", encoding="utf-8") as lines:
-            for record in itertools.chain.from_iterable(batches):
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_records(path, itertools.chain.from_iterable(batches))
         print(path)
 
     def _how_to_resume(self) -> str:

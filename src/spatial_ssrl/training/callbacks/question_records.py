@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,21 @@ class QuestionRecords(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         path = self.path or Path(trainer.default_root_dir) / "records.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(record.as_dict(), ensure_ascii=False) for record in self.records)
-        # Whole or not at all: whoever finds the file takes the test for finished.
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        fresh.replace(path)
+        write_records(path, [record.as_dict() for record in self.records])
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
+    """Write records as JSON lines, whole or not at all: whoever finds the file may trust it.
+
+    Args:
+        path: File to write; its folder is made when missing.
+        records: What to write, one line each.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    lines = (json.dumps(record, ensure_ascii=False) for record in records)
+    fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    fresh.replace(path)
 
 
 def read_records(path: Path) -> list[AnswerRecord]:
