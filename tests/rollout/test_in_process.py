@@ -300,6 +300,21 @@ def test_greedy_is_the_argmax_of_a_naive_loop() -> None:
             assert rollouts.tokens[row][rollouts.mask[row]].tolist() == said
 
 
+def test_rows_of_the_cache_follow_who_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One question ends at once while the other parts in two: as many rows as before, but both
+    # continue the second row.
+    chain = MarkovChain()
+    chain.table[:] = float("-inf")
+    chain.table[0, :, END] = 0
+    chain.table[1, 0, 1:3] = 0
+    chain.table[1, 1, 2] = 0
+    chain.table[1, 2, END] = 0
+    monkeypatch.setattr(PromptBatch, "alike", lambda self: [[0, 1]])
+    texts = sample(chain, chain.prompts(), 4, 4).texts
+    assert texts[:4] == (".",) * 4
+    assert set(texts[4:]) == {"bc.", "c."}
+
+
 def test_agreeing_completions_share_one_row_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = MarkovChain(1)
     rows: list[int] = []
