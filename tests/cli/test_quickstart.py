@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -151,6 +153,26 @@ def test_a_finished_run_is_only_reported_again(
     said = capsys.readouterr().out
     assert "Held-out accuracy" in said
     assert "wrote" in said
+
+
+def test_each_stage_is_reported_by_its_own_answers(finished: Path, tmp_path: Path) -> None:
+    # So short a training answers nothing right; with better answers on record, it is the report
+    # alone that is made again.
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for stage, right in (("cold_start", 1), ("grpo", 2)):
+        path = out / stage / "records.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        seen: Counter[str] = Counter()
+        for record in records:
+            seen[record["task"]] += 1
+            record["correct"] = seen[record["task"]] <= right
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(words(out)) == 0
+    for row in (*results_of(out)["tasks"].values(), results_of(out)["mean"]):
+        assert row["cold_start"]["accuracy"] == pytest.approx(1 / 3)
+        assert row["grpo"]["accuracy"] == pytest.approx(2 / 3)
+        assert row["gain"]["points"] == pytest.approx(100 / 3)
 
 
 def test_seed_names_the_result(finished: Path, tmp_path: Path) -> None:
