@@ -22,23 +22,28 @@ def _own_handler() -> Any:
 
 
 def interrupted_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, signals: int, **settings: Any
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    signals: int,
+    call: int = 1,
+    **settings: Any,
 ) -> tuple[list[int], int]:
-    """Send Ctrl-C before and after a method of the module.
+    """Send Ctrl-C before and, if twice, after the `call`-th call of a method of the module.
 
     Returns:
         Steps that ended, and the step of the checkpoint that was left, or 0.
     """
-    inner, sent = getattr(RLModule, method), 0
+    inner, calls = getattr(RLModule, method), 0
 
     def watched(self: RLModule, *args: Any) -> Any:
-        nonlocal sent
-        for moment in range(2):
-            if moment == 1:
-                result = inner(self, *args)
-            if sent < signals:
-                sent += 1
-                signal.raise_signal(signal.SIGINT)
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            signal.raise_signal(signal.SIGINT)
+        result = inner(self, *args)
+        if calls == call and signals == 2:
+            signal.raise_signal(signal.SIGINT)
         return result
 
     monkeypatch.setattr(RLModule, method, watched)
@@ -58,6 +63,22 @@ def interrupted_run(
 
 def test_the_step_is_finished_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupted_run(tmp_path, monkeypatch, "training_step", 1) == ([], 1)
+
+
+def test_a_step_after_held_out_questions_is_finished_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = interrupted_run(
+        tmp_path,
+        monkeypatch,
+        "training_step",
+        1,
+        call=2,
+        limit_val_batches=1,
+        val_check_interval=1,
+        check_val_every_n_epoch=None,
+    )
+    assert run == ([1], 2)
 
 
 def test_the_second_time_it_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
