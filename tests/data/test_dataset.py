@@ -34,7 +34,7 @@ class Pictures(ImageSource):
 
     def scene(self, index: int) -> Scene:
         image = np.full((8, 8, 3), index % 256, dtype=np.uint8)
-        return Scene(image=image, source_id=self.source_id(index))
+        return Scene(image=image, source_id=self.source_id(index), licence=f"licence {index}")
 
 
 class Echo(FlippedPatch):
@@ -137,6 +137,12 @@ def test_a_depth_task_without_depth_is_refused_with_a_remedy() -> None:
     message = "'depth_order' needs depth, but no image source has it: add an RGB-D source"
     with pytest.raises(ConfigError, match=message):
         QuestionDataset([Pictures(4)], [ShuffledPatches(), DepthOrder()])
+
+
+def test_a_question_names_its_scene_and_licence() -> None:
+    question = QuestionDataset([Pictures(50)], [Echo()])[7]
+    assert question.source_id == question.answer  # the task echoes the scene's name
+    assert question.licence == f"licence {question.source_id.removeprefix('grey/')}"
 
 
 def test_refused_and_broken_scenes_are_replaced_and_counted(

@@ -22,12 +22,14 @@ class Scene:
         depth: Distance along the viewing axis, shape (H, W), float32; larger is farther and
             NaN is unknown. None when the source has no depth.
         depth_unit: Whether `depth` is in metres or only comparable within this picture.
+        licence: Licence of the picture as its source states it; "" when it states none.
     """
 
     image: npt.NDArray[np.uint8]
     source_id: str
     depth: npt.NDArray[np.float32] | None = None
     depth_unit: Literal["metre", "relative"] = "relative"
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ class Question:
         choices: Every answer that may be given, or () when they are not enumerated.
         chance: Expected accuracy of a uniform guess among valid answers, in [0, 1].
         explanation: Worked reasoning from the geometry the task knows; "" when there is none.
-        meta: Facts of the draw, documented by each task; enough to redo or undo it.
+        meta: Facts of the draw, documented by each task; enough to redo or undo it. Numbers,
+            strings, lists and dicts only, so that they can be stored as JSON.
+        source_id: Name of the scene it was made from; set by `QuestionDataset`.
+        licence: Licence of that scene's picture, "" when unknown; set by `QuestionDataset`.
     """
 
     uid: str
@@ -58,6 +63,8 @@ class Question:
     chance: float = 0.0
     explanation: str = ""
     meta: Mapping[str, object] = field(default_factory=dict)
+    source_id: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -101,10 +102,13 @@ class QuestionDataset(Dataset[Question]):
         reasons: Counter[str] = Counter()
         for _ in range(_MAX_SCENES):
             try:
-                return task.make(self._draw_scene(task, rng), rng)
+                scene = self._draw_scene(task, rng)
+                question = task.make(scene, rng)
             except (SceneRejected, SceneUnreadable) as refusal:
                 reasons[str(refusal)] += 1
                 self.rejections[key, str(refusal)] += 1
+            else:
+                return replace(question, source_id=scene.source_id, licence=scene.licence)
         common = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
         raise SpatialSSRLError(
             f"Task {key!r} made no question of {_MAX_SCENES} scenes: {common}. "
