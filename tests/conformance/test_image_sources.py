@@ -85,6 +85,13 @@ def test_a_scene_depends_on_its_number_alone(source):
     assert not np.array_equal(forwards[0].image, forwards[1].image)
 
 
+def test_what_is_left_out_is_no_scene(source):
+    left_out = source.left_out()
+    assert not set(left_out) & {source.source_id(index) for index in range(3)}
+    assert pickle.loads(pickle.dumps(source)).left_out() == left_out
+    assert all(isinstance(text, str) for pair in left_out.items() for text in pair)
+
+
 def test_workers_can_hold_it(source):
     copy = pickle.loads(pickle.dumps(source))
     assert same(copy.scene(1), source.scene(1))

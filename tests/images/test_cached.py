@@ -7,10 +7,17 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
 from spatial_ssrl.core.questions import Scene
-from spatial_ssrl.images import IMAGE_SOURCES, CachedScenes, ImageSource, SyntheticScenes
+from spatial_ssrl.images import (
+    IMAGE_SOURCES,
+    CachedScenes,
+    ImageFolder,
+    ImageSource,
+    SyntheticScenes,
+)
 from spatial_ssrl.images.cached import settings_of
 
 
@@ -225,3 +232,13 @@ def test_index_out_of_range(tmp_path, index):
 def test_processes_must_be_positive(tmp_path):
     with pytest.raises(ConfigError, match="processes must be at least 1"):
         CachedScenes(Drawn(), tmp_path, processes=0)
+
+
+def test_what_the_source_left_out_is_told(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "a.png")
+    (photos / "b.png").write_bytes(b"no picture")
+    cached = CachedScenes(ImageFolder(photos), tmp_path / "cache", processes=1)
+    cached.prepare()
+    assert cached.left_out() == {"b.png": "not a picture"}

@@ -31,6 +31,13 @@ def test_depth_only_if_all_have_it(tmp_path):
     assert joined.source_id(2) == "1/a.png"
 
 
+def test_what_sources_left_out_is_named_like_their_scenes(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    joined = ConcatSources([SyntheticScenes(count=2, size=16), ImageFolder(tmp_path)])
+    assert joined.left_out() == {"1/b.png": "not a picture"}
+
+
 def test_prepare_reaches_every_source(tmp_path):
     joined = ConcatSources([SyntheticScenes(count=2, size=16), ImageFolder(tmp_path / "nowhere")])
     with pytest.raises(ConfigError, match="nowhere"):

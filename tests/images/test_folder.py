@@ -65,8 +65,10 @@ def test_broken_files_are_left_out_with_one_warning(tmp_path, caplog):
     (record,) = caplog.records
     assert "Left out 2 of 3 files" in record.getMessage()
     assert "bad1.jpg" in record.getMessage()
+    assert source.left_out() == {"bad1.jpg": "not a picture", "bad2.png": "not a picture"}
     again = pickle.loads(pickle.dumps(source))
     assert again.scene(0).source_id == "good.png"
+    assert again.left_out() == source.left_out()
 
 
 def test_file_that_breaks_after_its_header_is_named(tmp_path):

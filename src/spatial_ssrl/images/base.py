@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from spatial_ssrl.core.questions import Scene
 from spatial_ssrl.core.registry import Registry
@@ -36,6 +37,18 @@ class ImageSource(ABC):
         Splits into training and held-out scenes ask for the ids of scenes they do not use.
         """
         return self.scene(index).source_id
+
+    def left_out(self) -> Mapping[str, str]:
+        """Return why files that were found are not among the scenes, by their names.
+
+        Complete after `prepare`, and the same in every process. Names are relative to the
+        source, like `source_id`; a reason is a short phrase without names or numbers, such as
+        "not a picture", so that reasons can be counted. Empty by default.
+
+        A file that turns out to be broken only when its scene is asked for is not named here:
+        `scene` raises `SceneUnreadable`, and whoever asked counts it.
+        """
+        return {}
 
     def prepare(self) -> None:  # noqa: B027 - optional: most sources have nothing to do.
         """Do slow one-time work, such as rendering into a cache, before scenes are asked for.

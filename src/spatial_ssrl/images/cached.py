@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,10 @@ class CachedScenes(ImageSource):
         if not 0 <= index < len(names):
             raise IndexError(f"scene {index} is out of range: there are {len(names)} scenes.")
         return names[index]
+
+    def left_out(self) -> Mapping[str, str]:
+        """Return what the cached source left out."""
+        return self.source.left_out()
 
     def _believed(self) -> Manifest:
         if self._manifest is None:

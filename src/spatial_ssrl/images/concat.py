@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
 
@@ -54,6 +55,14 @@ class ConcatSources(ImageSource):
         """Return the name of scene `index` without decoding it where its source can."""
         number, inner = self._locate(index)
         return f"{number}/{self.sources[number].source_id(inner)}"
+
+    def left_out(self) -> Mapping[str, str]:
+        """Return what every source left out, named after the source's number."""
+        return {
+            f"{number}/{name}": reason
+            for number, source in enumerate(self.sources)
+            for name, reason in source.left_out().items()
+        }
 
     def _bounds(self) -> list[int]:
         if self._ends is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
@@ -62,6 +63,7 @@ class ImageFolder(ImageSource):
         self.size = size
         self.square = square
         self._names: tuple[str, ...] | None = None
+        self._broken: dict[str, str] = {}
 
     def __len__(self) -> int:
         """Return the number of pictures.
@@ -109,6 +111,14 @@ class ImageFolder(ImageSource):
             raise IndexError(f"picture {index} is out of range: there are {len(names)}.")
         return names[index]
 
+    def left_out(self) -> Mapping[str, str]:
+        """Return why files that look like pictures by their names were left out.
+
+        Files that come after the last picture that `limit` admits were not looked at.
+        """
+        self._files()
+        return dict(self._broken)
+
     def _root(self) -> Path:
         return self.folder.expanduser()
 
@@ -143,6 +153,7 @@ class ImageFolder(ImageSource):
                 "Left out %d of %d files in %s that cannot be opened as pictures, such as %s.",
                 len(broken), len(found) + len(broken), root, broken[0],
             )  # fmt: skip
+        self._broken = dict.fromkeys(broken, "not a picture")
         return tuple(found)
 
     def _only_broken(self, cause: str) -> ConfigError:
