@@ -112,7 +112,7 @@ for text in (
 data = PretextDataModule(
     images=[CachedScenes(SyntheticScenes(round(2048 * BUDGET) + 64, size=64), FOLDER / "scenes")],
     held_out=[SyntheticScenes(256, size=64, first=1_000_000)],
-    tasks=[DepthOrder(count=2)],
+    tasks=[DepthOrder(count=2, wording="terse")],
     batch_size=48,
     evaluation=HeldOutSettings(test_questions=round(980 * BUDGET) + 20, batch_size=100),
 )

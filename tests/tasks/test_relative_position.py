@@ -1,3 +1,4 @@
+import re
 from collections import Counter, defaultdict
 from itertools import product
 
@@ -49,7 +50,7 @@ def draws(task, scenes, times, seed=0):
 
 @pytest.fixture(scope="module")
 def drawn(scenes):
-    return draws(RelativePosition(facing_weights=(1, 1, 1, 1)), scenes, 40)
+    return draws(RelativePosition(facing_weights=(1, 1, 1, 1), wording="terse"), scenes, 40)
 
 
 def chosen(question):
@@ -167,15 +168,25 @@ def test_fixed_options_keep_the_letters_balanced(scenes):
     assert chisquare([letters[letter] for letter in "ABCD"]).pvalue > 1e-3
 
 
-def test_prompt_lists_the_options_and_the_facing(drawn):
-    _, question = drawn[0]
-    for letter, option in zip("ABCD", question.meta["options"], strict=True):
-        assert f"{letter}. {option}" in question.prompt
-    assert len({tuple(q.prompt.split("faces ")[1].split(".")[:1]) for _, q in drawn}) == 4
+def test_prompt_lists_the_options_and_the_facing(scenes):
+    for _, question in draws(RelativePosition(), scenes, 5):
+        listed = " ".join(
+            f"{o}. {n}" for o, n in zip("ABCD", question.meta["options"], strict=True)
+        )
+        assert f" {listed} " in question.prompt
+        facing = re.search(
+            "(?:faces|look|looking) (?:toward )?(.*?) (picture|viewer)", question.prompt
+        )
+        assert {
+            ("the left of the", "picture"): "left",
+            ("the right of the", "picture"): "right",
+            ("the", "viewer"): "toward",
+            ("away from the", "viewer"): "away",
+        }[facing.groups()] == question.meta["facing"]
 
 
-def test_explanation_states_three_facts_that_fit_the_scene(drawn):
-    for _, question in drawn[::7]:
+def test_short_explanation_states_three_facts_that_fit_the_scene(scenes):
+    for _, question in draws(RelativePosition(wording="terse"), scenes, 6):
         first, second, third = question.explanation.removesuffix(".").split(". ")
         across = question.meta["target"][1] - question.meta["camera"][1]
         away = question.meta["depths"][1] - question.meta["depths"][0]
@@ -228,6 +239,7 @@ def test_one_word_needs_both_kinds_of_pair_unless_one_is_switched_off(seed):
         {"facing_weights": (0, 0, 0, 0)},
         {"kind_weights": (1, -1, 1)},
         {"fixed_options": 1.5},
+        {"wording": "long"},
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings):

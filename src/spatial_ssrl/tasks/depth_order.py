@@ -12,7 +12,9 @@ from spatial_ssrl.core.errors import ConfigError, SceneRejected
 from spatial_ssrl.core.questions import Question, Scene
 from spatial_ssrl.tasks import regions
 from spatial_ssrl.tasks.base import TASKS, PretextTask
+from spatial_ssrl.tasks.depth_words import order_explanation, order_prompt, place_in_words
 from spatial_ssrl.tasks.markers import draw_marker, marker_radius
+from spatial_ssrl.tasks.wording import Wording, check_wording
 
 _GAP = 0.05  # between neighbouring bands of normalised depth
 _DRAWS = 256  # sets of regions tried for markers that do not overlap
@@ -42,6 +44,7 @@ class DepthOrder(PretextTask):
         fallback_window: The same, for pictures where some band holds no such region.
         variation: Largest range of normalised depth inside a region.
         fallback_variation: The same, for fallback regions.
+        wording: Whether questions and worked answers are worded in many ways or one short way.
 
     References:
         Spatial-SSRL, arXiv:2510.27606, regional depth ordering.
@@ -57,7 +60,9 @@ class DepthOrder(PretextTask):
         fallback_window: float = 11 / 480,
         variation: float = 0.15,
         fallback_variation: float = 0.20,
+        wording: Wording = "varied",
     ) -> None:
+        check_wording(wording)
         if not 2 <= count <= 6:
             raise ConfigError(f"count must be from 2 to 6 regions, got {count}.")
         self.count = count
@@ -66,6 +71,7 @@ class DepthOrder(PretextTask):
         self.fallback_window = fallback_window
         self.variation = variation
         self.fallback_variation = fallback_variation
+        self.wording = wording
 
     def make(self, scene: Scene, rng: np.random.Generator) -> Question:
         """Mark regions of `scene`; see `PretextTask.make`."""
@@ -78,20 +84,18 @@ class DepthOrder(PretextTask):
         radius = marker_radius(*picture.shape[:2])
         for number, (row, column) in enumerate(marked, start=1):
             draw_marker(picture, number, row, column, radius)
-        example = ",".join(map(str, (*range(2, self.count + 1), 1)))
+        words = rng if self.wording == "varied" else None
+        prompt = order_prompt(self.count, words)
+        places = [place_in_words(*place, *depth.shape) for place in marked]
         return Question(
             uid=self.uid(scene, marked),
             task=TASKS.key_of(self),
             images=(picture,),
-            prompt=(
-                f"<image>The picture has marked regions 1 to {self.count}. Order them from "
-                "the nearest to the farthest. Give the numbers separated by commas, such as "
-                f"{example}."
-            ),
+            prompt=prompt,
             answer=",".join(map(str, order)),
             answer_kind="order",
             chance=1 / math.factorial(self.count),
-            explanation=_explain(order),
+            explanation=order_explanation(order, places, words),
             meta={"regions": marked, "depths": [float(depth[place]) for place in marked]},
         )
 
@@ -149,8 +153,3 @@ def _keep_apart(places: npt.NDArray[np.int64], distance: float) -> npt.NDArray[n
 def _name(band: int, count: int) -> str:
     ends = {0: "the nearest band of depth", count - 1: "the farthest band of depth"}
     return ends.get(band, "a middle band of depth")
-
-
-def _explain(order: list[int]) -> str:
-    first, *others = order
-    return f"Region {first} is nearest" + "".join(f", then {number}" for number in others) + "."

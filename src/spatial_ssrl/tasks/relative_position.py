@@ -9,8 +9,10 @@ from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question, Scene
 from spatial_ssrl.tasks import regions
 from spatial_ssrl.tasks.base import TASKS, PretextTask
+from spatial_ssrl.tasks.depth_words import position_explanation, position_prompt
 from spatial_ssrl.tasks.markers import draw_marker, marker_radius
 from spatial_ssrl.tasks.pairs import RegionSet, draw_pair, find_regions
+from spatial_ssrl.tasks.wording import Wording, check_wording
 
 LETTERS = ("A", "B", "C", "D")
 FACINGS = ("left", "right", "toward", "away")
@@ -20,12 +22,6 @@ TWO_WORDS = ("Left-Front", "Right-Front", "Right-Back", "Left-Back")
 
 # Where each camera looks, in the viewer's axes (right, away).
 _FRONT = {"left": (-1, 0), "right": (1, 0), "toward": (0, -1), "away": (0, 1)}
-_FACING_IN_WORDS = {
-    "left": "the left of the picture",
-    "right": "the right of the picture",
-    "toward": "the viewer",
-    "away": "away from the viewer",
-}
 
 
 @TASKS.register("relative_position")
@@ -61,6 +57,7 @@ class RelativePosition(PretextTask):
         kind_weights: Of the pairs near, narrow, wide.
         fixed_options: Share of questions whose options stand in a fixed order, in [0, 1];
             easier to learn from, and the letters stay balanced.
+        wording: Whether questions and worked answers are worded in many ways or one short way.
 
     References:
         Spatial-SSRL, arXiv:2510.27606, relative 3D position prediction.
@@ -73,6 +70,7 @@ class RelativePosition(PretextTask):
         facing_weights: tuple[float, float, float, float] = (0.3, 0.3, 0.3, 0.1),
         kind_weights: tuple[float, float, float] = (0.25, 0.25, 0.5),
         fixed_options: float = 0.0,
+        wording: Wording = "varied",
     ) -> None:
         _check_weights("facing_weights", facing_weights)
         _check_weights("kind_weights", kind_weights)
@@ -80,7 +78,9 @@ class RelativePosition(PretextTask):
             raise ConfigError(f"fixed_options must be in [0, 1], got {fixed_options}.")
         self.facing_weights = facing_weights
         self.kind_weights = kind_weights
+        check_wording(wording)
         self.fixed_options = fixed_options
+        self.wording = wording
 
     def make(self, scene: Scene, rng: np.random.Generator) -> Question:
         """Mark two regions of `scene`; see `PretextTask.make`."""
@@ -97,16 +97,20 @@ class RelativePosition(PretextTask):
         radius = marker_radius(*picture.shape[:2])
         draw_marker(picture, 1, *camera, radius)
         draw_marker(picture, 2, *target, radius)
+        words = rng if self.wording == "varied" else None
+        offset, letter = offset_of(direction, facing), LETTERS[options.index(direction)]
         return Question(
             uid=self.uid(scene, camera, target, facing, options),
             task=TASKS.key_of(self),
             images=(picture,),
-            prompt=_prompt(facing, options),
-            answer=LETTERS[options.index(direction)],
+            prompt=position_prompt(facing, options, words),
+            answer=letter,
             answer_kind="choice",
             choices=LETTERS,
             chance=1 / len(LETTERS),
-            explanation=_explain(offset_of(direction, facing), facing, direction),
+            explanation=position_explanation(
+                offset, facing, _FRONT[facing], direction, letter, words
+            ),
             meta={
                 "camera": camera,
                 "target": target,
@@ -178,21 +182,3 @@ def _weighted(weights: npt.ArrayLike, rng: np.random.Generator) -> int:
 def _check_weights(name: str, weights: tuple[float, ...]) -> None:
     if min(weights) < 0 or sum(weights) <= 0:
         raise ConfigError(f"{name} must be 0 or more, not all 0, got {weights}.")
-
-
-def _prompt(facing: str, options: list[str]) -> str:
-    listed = " ".join(f"{letter}. {o}" for letter, o in zip(LETTERS, options, strict=True))
-    return (
-        "<image>The picture has marked regions 1 and 2. A camera stands at region 1 and faces "
-        f"{_FACING_IN_WORDS[facing]}. Seen from that camera, whatever the height, where does "
-        f"region 2 lie? {listed} Answer with one letter, such as C."
-    )
-
-
-def _explain(offset: tuple[int, int], facing: str, direction: str) -> str:
-    aside = {-1: "to the left", 0: "level", 1: "to the right"}[offset[0]]
-    away = {-1: "nearer", 0: "as far", 1: "farther"}[offset[1]]
-    return (
-        f"Region 2 is {aside} and {away}. The camera faces {_FACING_IN_WORDS[facing]}. "
-        f"So it lies {direction}."
-    )

@@ -26,8 +26,8 @@ BUILT_IN = (
     tasks.ShuffledPatches(),
     tasks.FlippedPatch(),
     tasks.CroppedInpainting(),
-    tasks.DepthOrder(),
-    tasks.RelativePosition(),
+    tasks.DepthOrder(wording="terse"),
+    tasks.RelativePosition(wording="terse"),
 )
 
 FRAGMENTS = st.sampled_from(

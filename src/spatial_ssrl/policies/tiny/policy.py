@@ -136,8 +136,8 @@ def default_tokenizer() -> PreTrainedTokenizerFast:
         tasks.ShuffledPatches(),
         tasks.FlippedPatch(),
         tasks.CroppedInpainting(),
-        tasks.DepthOrder(),
-        tasks.RelativePosition(),
+        tasks.DepthOrder(wording="terse"),
+        tasks.RelativePosition(wording="terse"),
     )
     scenes = SyntheticScenes(count=_CORPUS_DRAWS, size=64)
     texts: list[str] = []
