@@ -42,10 +42,11 @@ def first_pixel(path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_undone(tmp_path, orientation):
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_orientation_is_undone(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path, Image.fromarray(STORED[orientation]), exif=exif)
+    path = saved(tmp_path, Image.fromarray(STORED[orientation]), f"x.{suffix}", exif=exif)
     picture, found = open_picture(path)
     assert found == orientation
     np.testing.assert_array_equal(np.array(picture)[..., 0], UPRIGHT)

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import WebPImagePlugin as _webp  # noqa: F401 - registers what `preinit` does not.
 
 from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
+from spatial_ssrl.images.frames import find_frame
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
+# 16384 x 8192, the largest panoramas in use: 400 MB once decoded. A file of a few hundred bytes
+# can claim any size, and decoding what it claims would exhaust the memory of every worker.
+MOST_PIXELS = 2**27
+
+# No other decoder is asked, whatever a file is named: one of Pillow's starts an outside program.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 _ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +97,25 @@ def apply_crop(picture: Image.Image, crop: Crop) -> npt.NDArray[np.uint8]:
     return np.array(scaled)
 
 
+def fit_picture(
+    picture: Image.Image, size: int | None, square: bool, trim_frame: bool
+) -> npt.NDArray[np.uint8]:
+    """Return a picture cropped and scaled, shape (H, W, 3).
+
+    Args:
+        picture: Upright RGB picture.
+        size: Longest side allowed, in pixels; see `crop_for`.
+        square: Whether to cut out the largest central square; see `crop_for`.
+        trim_frame: Whether to cut off a uniform black or white frame first; see `find_frame`.
+    """
+    if trim_frame:
+        width, height = picture.size
+        frame = find_frame(np.asarray(picture))
+        box = (frame.left, frame.top, width - frame.right, height - frame.bottom)
+        picture = picture.crop(box) if frame else picture
+    return apply_crop(picture, crop_for(*picture.size, size, square))
+
+
 def open_picture(path: Path, at_least: int | None = None) -> tuple[Image.Image, int]:
     """Decode a picture file: first frame, upright, RGB.
 
@@ -93,28 +131,56 @@ def open_picture(path: Path, at_least: int | None = None) -> tuple[Image.Image, 
         The picture, and the EXIF orientation (1 to 8) that was undone.
 
     Raises:
-        SceneUnreadable: If the file cannot be decoded; the message names it and the cause.
+        SceneUnreadable: If the file cannot be decoded or has more than `MOST_PIXELS` pixels;
+            the message names it and the cause.
     """
     try:
-        with Image.open(path) as stored:
-            if at_least is not None:
-                stored.draft(None, (at_least * 2, at_least * 2))
-            orientation = int(stored.getexif().get(_ORIENTATION, 1))
-            upright = ImageOps.exif_transpose(stored)
-            return _to_rgb(upright), orientation if 1 <= orientation <= 8 else 1
+        with path.open("rb") as file:
+            return _decode(file, at_least)
     except Exception as error:  # Decoders raise many kinds of error on a broken file.
-        raise SceneUnreadable(
-            f"{path} cannot be read as a picture: {str(error) or type(error).__name__}"
-        ) from error
+        raise _unreadable(str(path), error) from error
 
 
-def opens(path: Path) -> bool:
-    """Return whether the header of a file is that of a picture; its pixels are not decoded."""
+def decode_picture(data: bytes, name: str, at_least: int | None = None) -> tuple[Image.Image, int]:
+    """Decode the bytes of a picture file as `open_picture` does.
+
+    Args:
+        data: Content of the file.
+        name: What to call it in an error message.
+        at_least: Shorter side that is enough, in pixels; lets JPEG data decode faster.
+
+    Returns:
+        The picture, and the EXIF orientation (1 to 8) that was undone.
+
+    Raises:
+        SceneUnreadable: If it cannot be decoded or has more than `MOST_PIXELS` pixels.
+    """
     try:
-        with Image.open(path):
-            return True
+        return _decode(io.BytesIO(data), at_least)
+    except Exception as error:  # Decoders raise many kinds of error on broken data.
+        raise _unreadable(name, error) from error
+
+
+def why_no_picture(path: Path) -> str:
+    """Return why a file cannot be a picture, judged by its header; "" if it seems to be one.
+
+    Pixels are not decoded, so a file that breaks off later passes. The reasons are "missing
+    file", "file without read permission", "empty file", "not a picture" and "too many pixels".
+    """
+    try:
+        with path.open("rb") as file:
+            _read_header(file)
+    except _TooLarge:
+        return "too many pixels"
+    except FileNotFoundError:
+        return "missing file"
+    except PermissionError:
+        return "file without read permission"
+    except _Empty:
+        return "empty file"
     except Exception:  # Decoders raise many kinds of error on a broken file.
-        return False
+        return "not a picture"
+    return ""
 
 
 def undo_orientation(values: npt.NDArray[np.float32], orientation: int) -> npt.NDArray[np.float32]:
@@ -140,6 +206,75 @@ def undo_orientation(values: npt.NDArray[np.float32], orientation: int) -> npt.N
         case 8:
             return np.rot90(values)
     return values
+
+
+class _Empty(Exception):
+    """Nothing to decode."""
+
+
+class _TooLarge(Exception):
+    """More pixels than `MOST_PIXELS`."""
+
+
+def _unreadable(name: str, error: Exception) -> SceneUnreadable:
+    cause = str(error) or type(error).__name__
+    return SceneUnreadable(f"{name} cannot be read as a picture: {cause}")
+
+
+def _decode(file: IO[bytes], at_least: int | None) -> tuple[Image.Image, int]:
+    with _read_header(file) as stored:
+        if at_least is not None:
+            stored.draft(None, (at_least * 2, at_least * 2))
+        upright, orientation = _upright(stored)
+        return _to_rgb(upright), orientation
+
+
+def _read_header(file: IO[bytes]) -> ImageFile.ImageFile:
+    """Return the picture in a file, not decoded yet.
+
+    Not by `Image.open`, which prints a warning for large pictures before it can be asked for
+    their size, and whose limit is a setting of the whole process.
+    """
+    Image.preinit()
+    prefix = file.read(16)
+    if not prefix:
+        raise _Empty("the file is empty")
+    for name in _FORMATS:
+        factory, accepts = Image.OPEN[name]
+        if accepts is not None and accepts(prefix) is True:
+            file.seek(0)
+            stored = factory(file, "")
+            break
+    else:
+        raise ValueError(f"it does not begin like a picture ({', '.join(_FORMATS)})")
+    width, height = stored.size
+    if width * height > MOST_PIXELS:
+        raise _TooLarge(
+            f"it claims {width} x {height} pixels, and decoding more than {MOST_PIXELS} would "
+            "take too much memory; scale it down"
+        )
+    return stored
+
+
+def _upright(stored: ImageFile.ImageFile) -> tuple[Image.Image, int]:
+    """Decode a picture and undo its EXIF orientation, which is returned too."""
+    if isinstance(stored, TiffImagePlugin.TiffImageFile):
+        # Pillow turns these upright as it decodes them, and forgets the orientation.
+        orientation = _orientation(stored)
+        stored.load()
+        return stored, orientation
+    stored.load()
+    orientation = _orientation(stored)
+    turn = _TURNS.get(orientation)
+    return (stored if turn is None else stored.transpose(turn)), orientation
+
+
+def _orientation(stored: ImageFile.ImageFile) -> int:
+    try:
+        value = int(stored.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Broken metadata does not spoil a picture.
+        return 1
+    return value if 1 <= value <= 8 else 1
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
