@@ -79,13 +79,52 @@ def test_images_fit_the_placeholders_and_are_rgb_bytes(key):
 @every_task
 def test_prompt_is_short_and_states_a_valid_answer_form(key):
     for _, question in questions(key):
-        assert len(question.prompt.split()) < 60
+        assert len(question.prompt.split()) < 120
         example = question.prompt.rsplit("such as ", 1)[1].removesuffix(".")
         if question.choices:
             assert example in question.choices
         else:
             assert sorted(example.split(",")) == sorted(question.answer.split(","))
             assert example.count(",") == question.answer.count(",")
+
+
+def worded(key, wording):
+    """The task with another wording, or a skip for those of one wording."""
+    task = TASKS.get(key)
+    if "wording" not in task().settings():
+        pytest.skip("one wording only")
+    return task(wording=wording)
+
+
+@every_task
+def test_wordings_ask_the_same_thing(key):
+    varied, terse, compared = worded(key, "varied"), worded(key, "terse"), 0
+    for seed, scene in enumerate(drawn_scenes()[:20]):
+        try:
+            one, two = (t.make(scene, np.random.default_rng(seed)) for t in (varied, terse))
+        except SceneRejected:
+            continue
+        assert (one.answer, one.choices, one.meta) == (two.answer, two.choices, two.meta)
+        pairs = zip(one.images, two.images, strict=True)
+        assert all(np.array_equal(image, same) for image, same in pairs)
+        compared += 1
+    assert compared >= 10
+
+
+@every_task
+def test_varied_wording_has_several_phrasings_and_terse_draws_none(key):
+    scene = drawn_scenes()[0]
+    phrasings = {
+        wording: {
+            worded(key, wording).make(scene, np.random.default_rng(seed)).prompt
+            for seed in range(40)
+        }
+        for wording in ("varied", "terse")
+    }
+    assert len(phrasings["varied"]) >= 4
+    assert len(phrasings["terse"]) < len(phrasings["varied"])
+    for prompt in phrasings["terse"]:
+        assert len(prompt.split()) < 60
 
 
 @every_task

@@ -64,7 +64,7 @@ def test_larger_grids_flip_one_of_their_patches(scenes):
     assert question.images[0].shape == (64, 63, 3)
     assert len(question.choices) == 12
     assert question.chance == 1 / 12
-    assert "2 x 3" in question.prompt
+    assert "2 rows and 3 columns" in question.prompt
 
 
 def pattern(quarter):

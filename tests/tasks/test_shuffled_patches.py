@@ -101,7 +101,8 @@ def test_a_masked_patch_is_white_and_still_has_its_place(scenes):
 def test_prompt_names_the_grid_and_a_possible_answer(scenes, rows, columns, example):
     task = ShuffledPatches(rows, columns)
     prompt = task.make(scenes[0], np.random.default_rng(0)).prompt
-    assert f"{rows} x {columns}" in prompt
+    grid = f"{rows} row{'s' * (rows > 1)} and {columns} columns"
+    assert grid in prompt
     assert prompt.endswith(f"such as {example}.")
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from spatial_ssrl.core.errors import ConfigError, SceneRejected
 from spatial_ssrl.core.questions import Question, Scene
 from spatial_ssrl.tasks.base import TASKS, PretextTask
+from spatial_ssrl.tasks.wording import Wording, check_wording, one_of
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -22,6 +23,70 @@ _IN_WORDS = {
     "exterior_1.5": "is zoomed out",
     "exterior_2": "is zoomed out",
 }
+_SHORT_PROMPT = (
+    "<image><image><image><image><image>The first picture has a black square hole. "
+    "The others are candidates A, B, C and D. Which one fills the hole, neither "
+    "turned nor zoomed? Answer with one letter, such as C."
+)
+_OPENINGS = (
+    "A square was cut out of the first picture and painted black.",
+    "The first picture has a black square hole.",
+    "In the first picture a square part is missing; it is black.",
+    "Part of the first picture, a square, is covered in black.",
+)
+_OFFERS = (
+    "The next four pictures are candidates A, B, C and D, in this order.",
+    "The four pictures after it, A, B, C and D, are patches that may belong there.",
+    "Then follow four patches in the order A, B, C, D.",
+)
+_REQUESTS = (
+    "Which of them is the missing part, in its right direction and size? Answer with one letter, "
+    "such as C.",
+    "Choose the one that completes the picture as it was, neither turned nor zoomed. Give its "
+    "letter alone, such as C.",
+    "Only one fits as it is, without turning or scaling it. Reply with its letter, such as C.",
+    "Exactly one continues its surroundings on all sides at the same scale. Name it by its "
+    "letter, such as C.",
+)
+_STARTS = (
+    "I compare each candidate with what surrounds the hole.",
+    "The right patch has to go on at all four sides of the hole.",
+    "Let me check direction and scale of every candidate.",
+    "What lies around the hole has to continue in the patch.",
+)
+_VERDICTS = {
+    "true": (
+        "Candidate {letter} continues the lines and surfaces around the hole at their scale.",
+        "{letter} goes on at every side of the hole.",
+        "The edges of {letter} meet those of the hole, with the same direction and size.",
+    ),
+    "rotated_left": (
+        "Candidate {letter} is turned a quarter to the left: its right side is now on top.",
+        "{letter} is turned left by 90 degrees.",
+        "What should be on the right of {letter} is on top, so it is turned left.",
+    ),
+    "rotated_right": (
+        "Candidate {letter} is turned a quarter to the right: its left side is now on top.",
+        "{letter} is turned right by 90 degrees.",
+        "What should be on the left of {letter} is on top, so it is turned right.",
+    ),
+    "interior": (
+        "Candidate {letter} shows only the middle of the missing part, enlarged.",
+        "{letter} is zoomed in: everything in it is twice too large.",
+        "Things in {letter} are larger than those around the hole.",
+    ),
+    "exterior_1.5": (
+        "Candidate {letter} shows more than the missing part, with everything smaller.",
+        "{letter} is zoomed out a little and repeats what is around the hole.",
+        "Things in {letter} are somewhat smaller than those around the hole.",
+    ),
+    "exterior_2": (
+        "Candidate {letter} shows twice the width of the hole, with everything at half its size.",
+        "{letter} is zoomed out a lot and repeats what is around the hole.",
+        "Things in {letter} have half the size of those around the hole.",
+    ),
+}
+_ENDS = ("So {letter} fills the hole.", "The missing part is {letter}.", "It is {letter}.")
 # Side of the area each candidate shows, relative to the hole.
 _EXTENT = {"interior": 0.5, "exterior_1.5": 1.5, "exterior_2": 2.0}
 _SMALLEST_HOLE = 8  # pixels
@@ -52,14 +117,20 @@ class CroppedInpainting(PretextTask):
             candidate is blurrier than the others.
         min_difference: Least mean difference of the right patch and a distractor, in [0, 1]
             of the full range of intensity.
+        wording: Several phrasings and full worked answers, or one short form of each.
 
     References:
         Spatial-SSRL, arXiv:2510.27606, cropped patch inpainting.
     """
 
     def __init__(
-        self, side_ratio: float = 0.5, detail: float = 0.5, min_difference: float = 0.03
+        self,
+        side_ratio: float = 0.5,
+        detail: float = 0.5,
+        min_difference: float = 0.03,
+        wording: Wording = "varied",
     ) -> None:
+        check_wording(wording)
         if not 0 < side_ratio <= 0.5:
             raise ConfigError(
                 f"side_ratio must be in (0, 0.5] so that twice the hole fits, got {side_ratio}."
@@ -69,6 +140,7 @@ class CroppedInpainting(PretextTask):
         self.side_ratio = side_ratio
         self.detail = detail
         self.min_difference = min_difference
+        self.wording = wording
 
     def make(self, scene: Scene, rng: np.random.Generator) -> Question:
         """Cut a hole into `scene` and draw candidates; see `PretextTask.make`."""
@@ -91,22 +163,17 @@ class CroppedInpainting(PretextTask):
         holed = scene.image.copy()
         holed[top : top + side, left : left + side] = 0
         candidates = tuple(_enlarge(patch, side) for patch in coarse)
+        terse = self.wording == "terse"
         return Question(
             uid=self.uid(scene, top, left, kinds),
             task=TASKS.key_of(self),
             images=(holed, *candidates),
-            prompt=(
-                "<image><image><image><image><image>The first picture has a black square hole. "
-                "The others are candidates A, B, C and D. Which one fills the hole, neither "
-                "turned nor zoomed? Answer with one letter, such as C."
-            ),
+            prompt=_SHORT_PROMPT if terse else _prompt(rng),
             answer=LETTERS[place],
             answer_kind="choice",
             choices=LETTERS,
             chance=1 / len(LETTERS),
-            explanation=" ".join(
-                f"{letter} {_IN_WORDS[kind]}." for letter, kind in zip(LETTERS, kinds, strict=True)
-            ),
+            explanation=_explain_shortly(kinds) if terse else _explain(kinds, rng),
             meta={"box": (top, left, top + side, left + side), "candidates": kinds},
         )
 
@@ -129,6 +196,26 @@ class CroppedInpainting(PretextTask):
         differences = np.abs(values - values[place]).mean(axis=(1, 2, 3))
         differences[place] = np.inf
         return bool(differences.min() >= 255 * self.min_difference)
+
+
+def _prompt(rng: np.random.Generator) -> str:
+    parts = [one_of(form, rng) for form in (_OPENINGS, _OFFERS, _REQUESTS)]
+    return "<image>" * (1 + len(LETTERS)) + " ".join(parts)
+
+
+def _explain(kinds: list[str], rng: np.random.Generator) -> str:
+    """Say what each candidate shows, and so which one is left."""
+    sentences = [one_of(_STARTS, rng)]
+    for letter, kind in zip(LETTERS, kinds, strict=True):
+        sentences.append(one_of(_VERDICTS[kind], rng).format(letter=letter))
+    sentences.append(one_of(_ENDS, rng).format(letter=LETTERS[kinds.index("true")]))
+    return " ".join(sentences)
+
+
+def _explain_shortly(kinds: list[str]) -> str:
+    return " ".join(
+        f"{letter} {_IN_WORDS[kind]}." for letter, kind in zip(LETTERS, kinds, strict=True)
+    )
 
 
 def _sample(

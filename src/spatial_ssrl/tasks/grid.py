@@ -12,13 +12,15 @@ Pixels = npt.NDArray[np.uint8]
 
 SMALLEST_PATCH = 8  # pixels; below this neither content nor a digit can be read
 BORDER_COLOUR = (255, 0, 0)
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+_MOST_LINES = 10  # rows or columns; more patches than that cannot carry readable numbers
 
 
 def check_grid(rows: int, columns: int) -> None:
-    """Raise `ConfigError` unless the grid has at least two patches."""
-    if rows < 1 or columns < 1 or rows * columns < 2:
+    """Raise `ConfigError` unless the grid has at least two patches and at most 10 x 10."""
+    if not (1 <= rows <= _MOST_LINES and 1 <= columns <= _MOST_LINES) or rows * columns < 2:
         raise ConfigError(
-            f"rows and columns must be at least 1 and give 2 patches or more, "
+            f"rows and columns must be from 1 to {_MOST_LINES} and give 2 patches or more, "
             f"got rows={rows}, columns={columns}."
         )
 
@@ -57,6 +59,32 @@ def join(patches: Pixels, rows: int, columns: int) -> Pixels:
 def border_width(image: Pixels) -> int:
     """Return the width of a patch border in pixels: 1/200 of the shorter side, at least 1."""
     return max(1, round(float(min(image.shape[:2])) / 200))
+
+
+def place_name(index: int, rows: int, columns: int) -> str:
+    """Return where a patch lies in words, such as "the top-left corner".
+
+    Args:
+        index: Number of the place, from 0 in reading order.
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+    """
+    row, column = divmod(index, columns)
+    down = _line_name(row, rows, ("top", "middle", "bottom"))
+    across = _line_name(column, columns, ("left", "middle", "right"))
+    if rows == 1 or columns == 1:
+        name, start = (across, "left") if rows == 1 else (down, "top")
+        return f"the {name} part from the {start}" if name in _ORDINALS else f"the {name} part"
+    if row in (0, rows - 1) and column in (0, columns - 1):
+        return f"the {down}-{across} corner"
+    return f"the {down} row, {across} column"
+
+
+def _line_name(index: int, count: int, names: tuple[str, str, str]) -> str:
+    """Name a row or column: the first, the last, the middle one of three, or by its number."""
+    if index in (0, count - 1):
+        return names[0] if index == 0 else names[2]
+    return names[1] if count == 3 else _ORDINALS[index]
 
 
 def draw_grid(image: Pixels, rows: int, columns: int, labels: bool) -> None:

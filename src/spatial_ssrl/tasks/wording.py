@@ -26,3 +26,14 @@ def one_of(variants: Sequence[str], rng: np.random.Generator) -> str:
     the same pictures and have the same answers.
     """
     return variants[int(rng.integers(len(variants)))]
+
+
+def listed(items: Sequence[object]) -> str:
+    """Return items as in a sentence: "1", "1 and 2", "1, 2 and 3"."""
+    *most, last = map(str, items)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 row" or "3 rows"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -23,9 +23,9 @@ from spatial_ssrl.policies.tiny.tokenizer import (
 from spatial_ssrl.prompts.templates import full_prompt, plain_answer, worked_answer
 
 BUILT_IN = (
-    tasks.ShuffledPatches(),
-    tasks.FlippedPatch(),
-    tasks.CroppedInpainting(),
+    tasks.ShuffledPatches(wording="terse"),
+    tasks.FlippedPatch(wording="terse"),
+    tasks.CroppedInpainting(wording="terse"),
     tasks.DepthOrder(wording="terse"),
     tasks.RelativePosition(wording="terse"),
 )

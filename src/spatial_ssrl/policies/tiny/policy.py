@@ -133,9 +133,9 @@ def default_tokenizer() -> PreTrainedTokenizerFast:
     from spatial_ssrl.prompts.templates import full_prompt, plain_answer, worked_answer
 
     built_in = (
-        tasks.ShuffledPatches(),
-        tasks.FlippedPatch(),
-        tasks.CroppedInpainting(),
+        tasks.ShuffledPatches(wording="terse"),
+        tasks.FlippedPatch(wording="terse"),
+        tasks.CroppedInpainting(wording="terse"),
         tasks.DepthOrder(wording="terse"),
         tasks.RelativePosition(wording="terse"),
     )
