@@ -1,6 +1,7 @@
 """What every registered image source must do, built as a user would build it."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from spatial_ssrl.images import IMAGE_SOURCES, ImageFolder, RGBDPairs, SyntheticScenes
 from spatial_ssrl.images.base import ImageSource
+from support.rgbd_trees import IN_HDF5, WRITERS, build
 
 SIZE = 32
 
@@ -40,9 +42,14 @@ BUILD = {
 }
 
 
+BUILD |= {key: partial(build, key=key) for key in WRITERS}
+
+
 @pytest.fixture(params=[entry.key for entry in IMAGE_SOURCES.entries()])
 def source(request, tmp_path) -> ImageSource:
     """A prepared source of three scenes; a new source needs a line in `BUILD`."""
+    if request.param in IN_HDF5:
+        pytest.importorskip("h5py")
     built = BUILD[request.param](IMAGE_SOURCES.get(request.param), tmp_path)
     built.prepare()
     return built

@@ -16,6 +16,22 @@ NEEDED: dict[str, dict[str, Any]] = {
     "ConcatSources": {"sources": ["SyntheticScenes"]},
     "HFVisionLanguagePolicy": {"model": "someone/a-model"},
     "ImageFolder": {"folder": "photos"},
+    **{
+        name: {"folder": "frames"}
+        for name in (
+            "DIODE",
+            "Hypersim",
+            "KITTIDepth",
+            "MegaDepth",
+            "NYUv2Labelled",
+            "NYUv2Pairs",
+            "NYUv2Raw",
+            "PFMDisparity",
+            "SUNRGBD",
+            "ScanNet",
+            "TUMRGBD",
+        )
+    },
     "RGBDPairs": {"folder": "p", "image_pattern": "{n}.jpg", "depth_pattern": "{n}.png"},
 }
 

@@ -1,4 +1,5 @@
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -65,6 +66,19 @@ def test_hdf5_without_h5py_says_what_to_install(tmp_path, monkeypatch):
 def test_colour_picture_is_no_depth(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "d.png")
     with pytest.raises(SceneUnreadable, match=r"d\.png is a colour picture"):
+        read_values(tmp_path / "d.png")
+
+
+def test_file_that_claims_too_many_pixels_is_not_decoded(tmp_path):
+    Image.new("I;16", (4, 4)).save(tmp_path / "d.png")
+    data = bytearray((tmp_path / "d.png").read_bytes())
+    data[16:24] = (12_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "d.png").write_bytes(data)
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(SceneUnreadable, match=r"d\.png claims 12000x12000 pixels"),
+    ):
         read_values(tmp_path / "d.png")
 
 

@@ -43,14 +43,14 @@ def test_fields_pair_by_name_and_count_the_lonely(tmp_path):
     )
     groups, alone = find_groups(tmp_path, {"i": "rgb/{n}.png", "d": "depth/{n}.npy"})
     assert groups == [("rgb/10.png", "depth/10.npy"), ("rgb/2.png", "depth/2.npy")]
-    assert alone == 1
+    assert alone == ["rgb/3.png"]
 
 
 def test_a_picture_pattern_that_also_matches_depth_files_does_no_harm(tmp_path):
     touch(tmp_path, "a/1.png", "a/1_depth.png", "b/1.png", "b/1_depth.png")
     groups, alone = find_groups(tmp_path, {"i": "{n}.png", "d": "{n}_depth.png"})
     assert groups == [("a/1.png", "a/1_depth.png"), ("b/1.png", "b/1_depth.png")]
-    assert alone == 0
+    assert alone == []
 
 
 def test_without_fields_order_decides(tmp_path):

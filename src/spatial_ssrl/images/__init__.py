@@ -4,15 +4,39 @@ from spatial_ssrl.images.base import IMAGE_SOURCES, ImageSource
 from spatial_ssrl.images.cached import CachedScenes
 from spatial_ssrl.images.concat import ConcatSources
 from spatial_ssrl.images.folder import ImageFolder
-from spatial_ssrl.images.rgbd import RGBDPairs
+from spatial_ssrl.images.rgbd import (
+    DIODE,
+    SUNRGBD,
+    TUMRGBD,
+    Hypersim,
+    KITTIDepth,
+    MegaDepth,
+    NYUv2Labelled,
+    NYUv2Pairs,
+    NYUv2Raw,
+    PFMDisparity,
+    RGBDPairs,
+    ScanNet,
+)
 from spatial_ssrl.images.synthetic import SyntheticScenes
 
 __all__ = [
+    "DIODE",
     "IMAGE_SOURCES",
+    "SUNRGBD",
+    "TUMRGBD",
     "CachedScenes",
     "ConcatSources",
+    "Hypersim",
     "ImageFolder",
     "ImageSource",
+    "KITTIDepth",
+    "MegaDepth",
+    "NYUv2Labelled",
+    "NYUv2Pairs",
+    "NYUv2Raw",
+    "PFMDisparity",
     "RGBDPairs",
+    "ScanNet",
     "SyntheticScenes",
 ]

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from spatial_ssrl.core.errors import SceneUnreadable
+from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
+from spatial_ssrl.images.pictures import MOST_PIXELS
 
 Values = npt.NDArray[Any]  # Stored values may be of any numeric type.
 
@@ -60,8 +61,40 @@ def read_values(path: Path, key: str = "depth") -> Values:
     return values
 
 
+def read_hdf5(path: Path, key: str) -> Values:
+    """Read one array of an HDF5 file, of any shape.
+
+    Raises:
+        SceneUnreadable: If the file is missing or broken, holds no such array, or h5py is not
+            installed; the message names the file and the cause.
+    """
+    try:
+        return _read_hdf5(path, key)
+    except SceneUnreadable:
+        raise
+    except Exception as error:  # h5py raises many kinds of error on a broken file.
+        raise SceneUnreadable(f"{path} cannot be read as HDF5: {error}") from error
+
+
+def load_h5py() -> Any:
+    """Return the optional package h5py, which only files in HDF5 need.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    try:
+        return importlib.import_module("h5py")
+    except ImportError as error:
+        raise ConfigError("HDF5 files need the package h5py: pip install h5py") from error
+
+
 def _read_picture(path: Path, key: str) -> Values:
-    with Image.open(path) as stored:
+    # No other decoder is asked, whatever a file is named: one of them starts an outside program.
+    with Image.open(path, formats=("PNG", "TIFF")) as stored:
+        if stored.width * stored.height > MOST_PIXELS:
+            raise SceneUnreadable(
+                f"{path} claims {stored.width}x{stored.height} pixels, too many to decode."
+            )
         if len(stored.getbands()) != 1 or stored.mode == "P":
             raise SceneUnreadable(
                 f"{path} is a colour picture (mode {stored.mode}); depth must have one channel."
@@ -109,11 +142,9 @@ def _read_npz(path: Path, key: str) -> Values:
 
 def _read_hdf5(path: Path, key: str) -> Values:
     try:
-        h5py = importlib.import_module("h5py")  # Optional: only this format needs it.
-    except ImportError as error:
-        raise SceneUnreadable(
-            f"{path} is an HDF5 file, which needs the package h5py: pip install h5py"
-        ) from error
+        h5py = load_h5py()
+    except ConfigError as error:
+        raise SceneUnreadable(f"{path} is an HDF5 file; {error}") from error
     with h5py.File(path, "r") as archive:
         if key not in archive:
             raise _missing_key(path, key, list(archive))

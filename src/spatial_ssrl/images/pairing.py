@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.images.tree import files_below
 
 _TOKEN = re.compile(r"\{(\w+)\}|\*\*/|\*|\?|[^{}*?]+|.", re.DOTALL)
 _GLOB = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
@@ -56,8 +57,8 @@ def matching(patterns: Mapping[str, str]) -> None:
             )
 
 
-def find_groups(root: Path, patterns: Mapping[str, str]) -> tuple[list[tuple[str, ...]], int]:
-    """Return the files that belong together, and how many files are alone.
+def find_groups(root: Path, patterns: Mapping[str, str]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return the files that belong together, and the files that are alone.
 
     With fields, files belong together when all fields hold the same text. Without, the sorted
     lists are matched in order and must be of equal length.
@@ -68,14 +69,14 @@ def find_groups(root: Path, patterns: Mapping[str, str]) -> tuple[list[tuple[str
 
     Returns:
         One tuple of relative posix paths per group, in the order of `patterns`, sorted; and the
-        number of files of the first pattern that have no partner.
+        files of the first pattern that have no partner, sorted.
 
     Raises:
         ConfigError: If a pattern matches nothing, the counts differ, or a match is ambiguous.
     """
-    visible = _files(root)
+    visible = files_below(root)
     found = {
-        name: _matches(visible, compile_pattern(text), f"{name} {text!r}")
+        name: match_names(visible, compile_pattern(text), f"{name} {text!r}")
         for name, text in patterns.items()
     }
     for name, matches in found.items():
@@ -84,15 +85,11 @@ def find_groups(root: Path, patterns: Mapping[str, str]) -> tuple[list[tuple[str
                 f"{name} {patterns[name]!r} matches no file in {str(root)!r}; "
                 "patterns are relative to the folder."
             )
-    first, *others = found.values()
+    first, *_ = found.values()
     if not compile_pattern(next(iter(patterns.values()))).groupindex:
         _check_counts(root, patterns, found)
-        return list(zip(*(matches.values() for matches in found.values()), strict=True)), 0
-    groups = [
-        (path, *(other[key] for other in others))
-        for key, path in first.items()
-        if all(key in other for other in others)
-    ]
+        return list(zip(*(matches.values() for matches in found.values()), strict=True)), []
+    groups = join_matches(list(found.values()))
     if not groups:
         raise ConfigError(
             f"no two files in {str(root)!r} that match {' and '.join(patterns.values())} agree "
@@ -100,22 +97,30 @@ def find_groups(root: Path, patterns: Mapping[str, str]) -> tuple[list[tuple[str
         )
     # `{name}.png` also matches the depth of `{name}_depth.png`, which misses no partner.
     taken = {path for group in groups for path in group}
-    return groups, len(set(first.values()) - taken)
+    return groups, sorted(set(first.values()) - taken)
 
 
-def _files(root: Path) -> list[str]:
-    names = []
-    for path in root.rglob("*"):
-        relative = path.relative_to(root)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            names.append(relative.as_posix())
-    return sorted(names)
+def match_names(
+    names: Iterable[str],
+    pattern: re.Pattern[str],
+    label: str,
+    remedy: str = "replace its wildcards by fields in braces",
+) -> dict[tuple[str, ...], str]:
+    """Return matching paths by the text of their groups, or by themselves without groups.
 
+    Named groups count in the order of their names, so that patterns may hold them in any order.
 
-def _matches(names: list[str], pattern: re.Pattern[str], label: str) -> dict[tuple[str, ...], str]:
-    """Return matching paths by the text of their fields, or by themselves without fields."""
+    Args:
+        names: Relative posix paths.
+        pattern: Expression that a path must match in full.
+        label: What to call the pattern in a message.
+        remedy: What to do when two paths have the same text, for the message.
+
+    Raises:
+        ConfigError: If two paths have the same text in all groups.
+    """
     found: dict[tuple[str, ...], str] = {}
-    fields = sorted(pattern.groupindex)
+    fields: list[str] | list[int] = sorted(pattern.groupindex) or list(range(1, pattern.groups + 1))
     for name in names:
         match = pattern.fullmatch(name)
         if match is None:
@@ -123,11 +128,20 @@ def _matches(names: list[str], pattern: re.Pattern[str], label: str) -> dict[tup
         key = tuple(match.group(field) for field in fields) or (name,)
         if key in found:
             raise ConfigError(
-                f"{label} matches both {found[key]} and {name} with the same fields; "
-                "replace its wildcards by fields in braces."
+                f"{label} matches both {found[key]} and {name} with the same fields; {remedy}."
             )
         found[key] = name
     return found
+
+
+def join_matches(found: Sequence[Mapping[tuple[str, ...], str]]) -> list[tuple[str, ...]]:
+    """Return one tuple of paths for each key that all of `found` have, in its order."""
+    first, *others = found
+    return [
+        (path, *(other[key] for other in others))
+        for key, path in first.items()
+        if all(key in other for other in others)
+    ]
 
 
 def _check_counts(

@@ -45,9 +45,9 @@ def test_pair_is_read_and_scaled(tmp_path):
 
 
 def test_what_cannot_be_depth_is_unknown(tmp_path):
-    add(tmp_path, "a", np.array([[-1, 0, 5], [np.inf, np.nan, -np.inf]], np.float32))
+    add(tmp_path, "a", np.array([[-1, 0, 5, 6], [np.inf, np.nan, -np.inf, 7]], np.float32))
     np.testing.assert_array_equal(
-        depth_of(tmp_path, invalid=()), [[np.nan, np.nan, 5], [np.nan, np.nan, np.nan]]
+        depth_of(tmp_path, invalid=()), [[np.nan, np.nan, 5, 6], [np.nan, np.nan, np.nan, 7]]
     )
 
 
@@ -101,7 +101,7 @@ def test_depth_turns_with_its_picture(tmp_path):
 
 
 def test_pairs_without_partner_are_left_out_with_one_warning(tmp_path, caplog):
-    add(tmp_path, "a", np.ones((2, 2), np.float32))
+    add(tmp_path, "a", np.array([[1, 2]], np.float32))
     Image.new("RGB", (2, 2)).save(tmp_path / "rgb/b.png")
     with caplog.at_level(logging.WARNING):
         source = RGBDPairs(tmp_path, **PATTERNS)
@@ -109,6 +109,7 @@ def test_pairs_without_partner_are_left_out_with_one_warning(tmp_path, caplog):
         assert len(source) == 1
     (record,) = caplog.records
     assert "Left out 1 of 2 pictures" in record.getMessage()
+    assert source.left_out() == {"rgb/b.png": "no depth file for the picture"}
 
 
 def test_other_proportions_are_refused(tmp_path):
@@ -118,7 +119,7 @@ def test_other_proportions_are_refused(tmp_path):
 
 
 def test_8_bit_values_are_not_taken_for_metres(tmp_path):
-    add(tmp_path, "a", np.full((2, 2), 200, np.uint8))
+    add(tmp_path, "a", np.array([[200, 100]], np.uint8))
     with pytest.raises(SceneUnreadable, match=r"8-bit values.*set depth_scale"):
         depth_of(tmp_path)
     assert depth_of(tmp_path, unit="relative")[0, 0] == 200
