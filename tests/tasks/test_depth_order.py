@@ -148,3 +148,42 @@ def test_every_set_of_regions_is_within_reach():
 def test_count_out_of_range_is_refused(count):
     with pytest.raises(ConfigError, match=f"from 2 to 6 regions, got {count}"):
         DepthOrder(count=count)
+
+
+def test_crowded_markers_are_placed_where_few_sets_will_do():
+    """Three strips on a spot where one set of places in thousands keeps apart."""
+    scene = steps([1, 5, 9])
+    scene.depth[:, :19] = scene.depth[:, 27:] = np.nan
+    scene.depth[:15] = scene.depth[45:] = np.nan
+    task = DepthOrder()
+    for seed in range(3):
+        regions = task.make(scene, np.random.default_rng(seed)).meta["regions"]
+        for one, two in combinations(regions, 2):
+            assert np.hypot(one[0] - two[0], one[1] - two[1]) >= 13
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_depths_that_noise_could_turn_round_are_rejected(scale):
+    scene = steps([4.0, 4.3, 4.6])
+    assert DepthOrder(scale=scale, noise=0.01).make(scene, np.random.default_rng(0))
+    # Two gaps of twice 2 % of 4.6 m take more than half of the .6 m between the ends.
+    with pytest.raises(SceneRejected) as caught:
+        DepthOrder(scale=scale, noise=0.02).make(scene, np.random.default_rng(0))
+    assert caught.value.reason == "depths too close for the sensor's noise"
+
+
+def test_regions_differ_by_more_than_the_noise():
+    depth = np.linspace(4.0, 5.0, 240, dtype=np.float32)[None].repeat(240, axis=0)
+    scene = Scene(np.full((240, 240, 3), 128, np.uint8), "slope", depth)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        question = DepthOrder(noise=0.01).make(scene, rng)
+        numbers = [int(number) for number in question.answer.split(",")]
+        windows = [window_at(depth, question.meta["regions"][n - 1], 6) for n in numbers]
+        for nearer, farther in pairwise(windows):
+            assert nearer.max() * 1.01 < farther.min() * 0.99 * 1.003
+
+
+def test_noise_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match="noise must be in"):
+        DepthOrder(noise=0.5)

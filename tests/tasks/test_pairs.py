@@ -1,14 +1,10 @@
-from collections import Counter
-
 import numpy as np
 import pytest
-from scipy.stats import chisquare
 
 from spatial_ssrl.core.errors import SceneRejected
 from spatial_ssrl.tasks import pairs
-from spatial_ssrl.tasks.regions import normalise
-
-OFFSETS = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+from spatial_ssrl.tasks.regions import depth_range, normalise
+from support.pairs import OFFSETS, SETTINGS, all_pairs, plain_match, scattered
 
 
 def staircase(side=64):
@@ -19,22 +15,17 @@ def staircase(side=64):
     return depth.astype(np.float32)
 
 
-def plain_match(found, offset, i, j, radius=6):
-    """The rule in plain words, for a picture of 64 x 64."""
-    right, away = offset
-    dx = int(found.columns[j]) - int(found.columns[i])
-    dy = int(found.rows[j]) - int(found.rows[i])
-    apart = max(64 / 8, 2 * radius + 1)
-    middles = [(float(found.low[k]) + float(found.high[k])) / 2 for k in (i, j)]
-    if away == 0:
-        return dx * right >= apart and abs(dy) < 4 and abs(middles[1] - middles[0]) <= 0.10
-    gap = found.low[j] - found.high[i] if away > 0 else found.low[i] - found.high[j]
-    if gap < 0.25 or np.hypot(dx, dy) < apart:
-        return False
-    if right == 0:
-        return abs(dx) <= 8
-    x = [(int(found.columns[k]) - 31.5) * float(found.depth[k]) for k in (i, j)]
-    return dx * right > 20 and (x[1] - x[0]) * right > 0
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_matches_equal_the_rule_for_scattered_regions(offset, settings):
+    seen = 0
+    for seed in range(3):
+        found = scattered(seed, **settings)
+        first, second = all_pairs(found)
+        expected = [plain_match(found, offset, i, j) for i, j in zip(first, second, strict=True)]
+        assert pairs.matches(found, offset, first, second).tolist() == expected
+        seen += sum(expected)
+    assert seen > 5
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -73,24 +64,10 @@ def test_swapping_a_pair_turns_its_offset_round(offset):
     assert np.array_equal(there, pairs.matches(found, back, second, first))
 
 
-def test_every_pair_that_will_do_is_equally_likely():
-    depth = np.full((64, 64), np.nan, np.float32)
-    depth[24:32, 16:23], depth[26:33, 40:47], depth[50:55, 30:35] = 2.0, 2.1, 9.0
-    found = pairs.find_regions(depth)
-    first, second = (grid.ravel() for grid in np.meshgrid(*[np.arange(len(found))] * 2))
-    valid = pairs.matches(found, (1, 0), first, second)
-    possible = set(zip(first[valid].tolist(), second[valid].tolist(), strict=True))
-    assert 5 < len(possible) < 200
-    rng = np.random.default_rng(3)
-    draws = Counter(pairs.draw_pair(found, (1, 0), rng) for _ in range(30 * len(possible)))
-    assert set(draws) <= possible
-    assert chisquare([draws[pair] for pair in possible]).pvalue > 1e-4
-
-
 def test_regions_are_steady_known_and_away_from_the_edge():
     depth = staircase()
     depth[30:40, 30:40] = np.nan
-    scaled = normalise(depth)
+    scaled = normalise(depth, *depth_range(depth))
     found = pairs.find_regions(depth)
     for row, column, low, high in zip(
         found.rows, found.columns, found.low, found.high, strict=True
@@ -103,22 +80,20 @@ def test_regions_are_steady_known_and_away_from_the_edge():
         assert 6 <= column <= 57
 
 
-@pytest.mark.parametrize(
-    ("offset", "reason"),
-    [
-        ((1, 0), "no two regions beside each other"),
-        ((0, -1), "no two regions behind each other"),
-        ((1, 1), "no two regions on one of the diagonals"),
-    ],
-)
-def test_a_missing_kind_of_pair_is_named(offset, reason):
-    depth = np.full((64, 64), np.nan, np.float32)
-    depth[20:26, 20:26] = 1
-    depth[25, 25] = 1.01
-    found = pairs.find_regions(depth)
+def test_depths_that_noise_could_turn_round_are_rejected():
+    depth = np.linspace(4.0, 5.0, 64, dtype=np.float32)[None].repeat(64, axis=0)
+    # A quarter of the range, .25 m, against twice 2 % and twice 3 % of 5 m.
+    assert len(pairs.find_regions(depth, noise=0.02))
     with pytest.raises(SceneRejected) as caught:
-        pairs.draw_pair(found, offset, np.random.default_rng(0))
-    assert caught.value.reason == reason
+        pairs.find_regions(depth, noise=0.03)
+    assert caught.value.reason == "depths too close for the sensor's noise"
+
+
+def test_the_lens_sees_its_angle_across_the_longer_side():
+    for shape in ((64, 96), (96, 64)):
+        depth = np.linspace(1, 5, 96 * 64, dtype=np.float32).reshape(shape)
+        focal = pairs.find_regions(depth, field_of_view=60).focal
+        assert np.rad2deg(2 * np.arctan(48 / focal)) == pytest.approx(60)
 
 
 def test_sparse_depth_has_no_regions():

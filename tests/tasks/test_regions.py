@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spatial_ssrl.core.errors import SceneRejected
+from spatial_ssrl.core.errors import ConfigError, SceneRejected
 from spatial_ssrl.core.questions import Scene
 from spatial_ssrl.tasks import regions
 
@@ -56,7 +56,9 @@ def test_normalise_maps_percentiles_to_zero_and_one(lower, upper):
     depth = 3 + 40 * rough_depth(5)
     near, far = np.nanpercentile(depth, [lower, upper])
     expected = np.clip((depth - near) / (far - near), 0, 1)
-    np.testing.assert_allclose(regions.normalise(depth, lower, upper), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        regions.normalise(depth, *regions.depth_range(depth, lower, upper)), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -2.0])
@@ -64,7 +66,7 @@ def test_constant_depth_is_rejected(value):
     depth = np.full((8, 8), value, np.float32)
     depth[0, 0] = np.nan
     with pytest.raises(SceneRejected, match="constant depth"):
-        regions.normalise(depth)
+        regions.depth_range(depth)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,8 @@ def test_window_is_odd_and_at_least_the_smallest():
         (np.zeros((5, 4), np.float32), "depth and picture differ in size"),
         (np.full((4, 5), np.nan, np.float32), "no known depth"),
         (np.full((4, 5), np.inf, np.float32), "no known depth"),
+        (np.zeros((4, 5), np.float32), "no depth above zero"),
+        (np.full((4, 5), -2, np.float32), "no depth above zero"),
     ],
 )
 def test_unusable_depth_is_rejected_with_its_reason(depth, reason):
@@ -97,9 +101,16 @@ def test_unusable_depth_is_rejected_with_its_reason(depth, reason):
     assert caught.value.reason == reason
 
 
-def test_infinite_depth_counts_as_unknown():
-    depth = np.arange(20, dtype=np.float32).reshape(4, 5)
-    depth[1, 1] = np.inf
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 0.0, -1.0])
+def test_depth_that_cannot_be_counts_as_unknown(value):
+    depth = np.arange(1, 21, dtype=np.float32).reshape(4, 5)
+    depth[1, 1] = value
     known = regions.known_depth(Scene(np.zeros((4, 5, 3), np.uint8), "x", depth))
-    assert np.isnan(known[1, 1])
-    assert np.isinf(depth[1, 1]), "the scene is not modified"
+    assert np.argwhere(np.isnan(known)).tolist() == [[1, 1]]
+    assert depth[1, 1] == value, "the scene is not modified"
+
+
+@pytest.mark.parametrize("noise", [-0.1, 0.3])
+def test_noise_that_leaves_no_order_is_refused(noise):
+    with pytest.raises(ConfigError, match=r"noise must be in \[0, 0.25\]"):
+        regions.check_noise(noise)

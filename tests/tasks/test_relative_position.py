@@ -50,7 +50,7 @@ def draws(task, scenes, times, seed=0):
 
 @pytest.fixture(scope="module")
 def drawn(scenes):
-    return draws(RelativePosition(facing_weights=(1, 1, 1, 1), wording="terse"), scenes, 40)
+    return draws(RelativePosition(facing_weights=(1, 1, 1, 1)), scenes, 40)
 
 
 def chosen(question):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spatial_ssrl.core.errors import SceneRejected
+from spatial_ssrl.core.errors import ConfigError, SceneRejected
 from spatial_ssrl.core.questions import Scene
 
 Depth = npt.NDArray[np.float32]
@@ -34,44 +34,64 @@ class Regions:
 
 
 def known_depth(scene: Scene) -> Depth:
-    """Return the depth of a scene, NaN where it is unknown or infinite.
+    """Return the depth of a scene, NaN where it is unknown, infinite or not above 0.
 
     Raises:
-        SceneRejected: If the scene has no depth, none that is known, or depth of another
-            size than its picture.
+        SceneRejected: If the scene has no depth, none that is known or above 0, or depth of
+            another size than its picture.
     """
     depth = scene.depth
     if depth is None:
         raise SceneRejected("no depth")
     if depth.shape != scene.image.shape[:2]:
         raise SceneRejected("depth and picture differ in size")
-    finite = np.isfinite(depth)
-    if finite.all():
-        return depth
-    if not finite.any():
+    known = np.isfinite(depth)
+    if not known.any():
         raise SceneRejected("no known depth")
-    return np.where(finite, depth, np.float32(np.nan))
+    known &= depth > 0
+    if known.all():
+        return depth
+    if not known.any():
+        raise SceneRejected("no depth above zero")
+    return np.where(known, depth, np.float32(np.nan))
 
 
-def normalise(depth: Depth, lower: float = 0.0, upper: float = 100.0) -> Depth:
-    """Map depth linearly so that two of its percentiles become 0 and 1, and clip.
+def depth_range(depth: Depth, lower: float = 0.0, upper: float = 100.0) -> tuple[float, float]:
+    """Return two percentiles of the known depth, in its unit.
 
     Args:
         depth: Shape (H, W), NaN where unknown.
-        lower: Percentile that becomes 0, in [0, 100].
-        upper: Percentile that becomes 1, in [0, 100].
-
-    Returns:
-        Shape (H, W), float32, range [0, 1], NaN where unknown.
+        lower: Percentile of the nearer end, in [0, 100].
+        upper: Percentile of the farther end, in [0, 100].
 
     Raises:
-        SceneRejected: If the two percentiles are equal, up to rounding.
+        SceneRejected: If the two are equal, up to rounding.
     """
     near, far = _percentiles(depth[~np.isnan(depth)], lower, upper)
     if not far - near > 1e-5 * max(abs(near), abs(far)):
         raise SceneRejected("constant depth")
+    return near, far
+
+
+def normalise(depth: Depth, near: float, far: float) -> Depth:
+    """Map depth linearly so that `near` becomes 0 and `far` 1, and clip.
+
+    Args:
+        depth: Shape (H, W), NaN where unknown.
+        near: Depth that becomes 0.
+        far: Depth that becomes 1, larger than `near`.
+
+    Returns:
+        Shape (H, W), float32, range [0, 1], NaN where unknown.
+    """
     scaled = (depth - np.float32(near)) / np.float32(far - near)
     return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+def check_noise(noise: float) -> None:
+    """Raise `ConfigError` unless `noise` is a share of depth that leaves an order at all."""
+    if not 0 <= noise <= 0.25:
+        raise ConfigError(f"noise must be in [0, 0.25], a share of the depth, got {noise}.")
 
 
 def window_side(fraction: float, height: int, width: int, smallest: int = 5) -> int:

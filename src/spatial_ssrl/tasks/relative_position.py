@@ -11,7 +11,8 @@ from spatial_ssrl.tasks import regions
 from spatial_ssrl.tasks.base import TASKS, PretextTask
 from spatial_ssrl.tasks.depth_words import position_explanation, position_prompt
 from spatial_ssrl.tasks.markers import draw_marker, marker_radius
-from spatial_ssrl.tasks.pairs import RegionSet, draw_pair, find_regions
+from spatial_ssrl.tasks.pair_search import draw_pair
+from spatial_ssrl.tasks.pairs import RegionSet, find_regions
 from spatial_ssrl.tasks.wording import Wording, check_wording
 
 LETTERS = ("A", "B", "C", "D")
@@ -49,7 +50,8 @@ class RelativePosition(PretextTask):
            reference: 150 pixels become 5/16, 30 pixels 1/16.
         3. Pairs of which depth alone decides differ sideways by 1/8 at most, and pairs of
            which the side alone decides differ by .1 in depth at most: no other word would do.
-        4. Wide pairs lie to the same side in the picture and in space.
+        4. Wide pairs lie to the same side in the picture and in space, and the word of near and
+           narrow pairs names their longer distance in space, as seen through a usual lens.
         5. Every direction is equally likely, whatever the weights of the facings.
 
     Args:
@@ -57,6 +59,9 @@ class RelativePosition(PretextTask):
         kind_weights: Of the pairs near, narrow, wide.
         fixed_options: Share of questions whose options stand in a fixed order, in [0, 1];
             easier to learn from, and the letters stay balanced.
+        noise: Share of a depth by which it may be off, in [0, 0.25]; no answer turns on less.
+        field_of_view: Of the picture's longer side, degrees, to compare depth with sideways
+            distance in space where one word decides; null when the lens may be any.
         wording: Whether questions and worked answers are worded in many ways or one short way.
 
     References:
@@ -70,6 +75,8 @@ class RelativePosition(PretextTask):
         facing_weights: tuple[float, float, float, float] = (0.3, 0.3, 0.3, 0.1),
         kind_weights: tuple[float, float, float] = (0.25, 0.25, 0.5),
         fixed_options: float = 0.0,
+        noise: float = 0.01,
+        field_of_view: float | None = 60.0,
         wording: Wording = "varied",
     ) -> None:
         _check_weights("facing_weights", facing_weights)
@@ -78,14 +85,19 @@ class RelativePosition(PretextTask):
             raise ConfigError(f"fixed_options must be in [0, 1], got {fixed_options}.")
         self.facing_weights = facing_weights
         self.kind_weights = kind_weights
+        if field_of_view is not None and not 0 < field_of_view < 180:
+            raise ConfigError(f"field_of_view must be in (0, 180) degrees, got {field_of_view}.")
+        regions.check_noise(noise)
         check_wording(wording)
         self.fixed_options = fixed_options
+        self.noise = noise
+        self.field_of_view = field_of_view
         self.wording = wording
 
     def make(self, scene: Scene, rng: np.random.Generator) -> Question:
         """Mark two regions of `scene`; see `PretextTask.make`."""
         depth = regions.known_depth(scene)
-        found = find_regions(depth)
+        found = find_regions(depth, self.noise, self.field_of_view)
         kind = KINDS[_weighted(self.kind_weights, rng)]
         direction, facing = self._draw_direction(kind, rng)
         pair = self._draw_pair(found, offset_of(direction, facing), rng)
