@@ -155,7 +155,7 @@ def test_refused_and_broken_scenes_are_replaced_and_counted(
     counted = {reason: count for (_, reason), count in dataset.rejections.items()}
     # Three of four scenes are no good, so each good one costs three others on average.
     assert counted["The scene is refused."] == pytest.approx(60, abs=35)
-    assert counted["The file is broken."] == pytest.approx(30, abs=25)
+    assert dataset.unreadable["The file is broken."] == pytest.approx(30, abs=25)
 
 
 def test_a_task_that_can_make_nothing_stops_with_its_reasons(
@@ -163,7 +163,7 @@ def test_a_task_that_can_make_nothing_stops_with_its_reasons(
 ) -> None:
     monkeypatch.setattr(Echo, "refused", {"grey/0"})
     dataset = QuestionDataset([Pictures(1)], [Echo()])
-    message = r"'flipped_patch' made no question of 20 scenes: The scene is refused. \(20\)."
+    message = r"'flipped_patch' made no question of 200 scenes: The scene is refused. \(200\)."
     with pytest.raises(SpatialSSRLError, match=message):
         dataset[0]
 

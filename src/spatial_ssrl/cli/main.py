@@ -44,6 +44,17 @@ COMMANDS = {
         f"{_COMMANDS}.preview:preview",
         bare="--images",
     ),
+    "curate": Command(
+        "make a set of questions on disk, of any size, with a record of how it was made",
+        "spatial-ssrl curate photos/ --count 1000 --out sets/photos",
+        f"{_COMMANDS}.curate:curate",
+        bare="--images",
+    ),
+    "convert": Command(
+        "write such a set in the shape that TRL or LLaMA-Factory reads",
+        "spatial-ssrl convert sets/photos --to sharegpt --out cold_start",
+        f"{_COMMANDS}.convert:convert",
+    ),
     "list": Command(
         "show the tasks, models, algorithms and other parts that a config can name",
         "spatial-ssrl list tasks",

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.data.curated.streams import ChosenQuestions, CuratedSplit, ShuffledQuestions
 from spatial_ssrl.data.dataset import QuestionDataset
 from spatial_ssrl.data.loader import Collate, HeldOutLoader, QuestionLoader
+from spatial_ssrl.data.splits import Except, names_of, split_sources
 from spatial_ssrl.images import ImageSource
 from spatial_ssrl.tasks import PretextTask
 
 _EVALUATION_SEED = 0
-_SMALL_SOURCE = 100
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class HeldOutSettings:
 class PretextDataModule(LightningDataModule):
     """Endless training questions, and the same held-out questions in every run.
 
+    Questions are drawn fresh from `images` by `tasks`, or read from a curated set.
+
     No held-out question comes from a scene that training may see: scenes are parted by their
     `source_id`. Held-out questions depend neither on `seed` nor on the tasks' weights, so that
     runs can be compared question by question.
@@ -58,8 +61,8 @@ class PretextDataModule(LightningDataModule):
 
     Args:
         images: Where scenes come from. Tasks that need depth draw from the sources that have
-            it, the others from all.
-        tasks: The tasks to mix.
+            it, the others from all. None with a curated set.
+        tasks: The tasks to mix; None with a curated set.
         held_out: Sources of held-out scenes; training skips whatever they hold. None holds
             out a share of `images`, chosen by a hash of each scene's name.
         image_weights: Share of each source in training, any positive scale; by default in
@@ -70,12 +73,19 @@ class PretextDataModule(LightningDataModule):
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Names the training questions.
         evaluation: How much is held out, and how many questions are asked of it.
+        curated: Folder or file of a curated set to train on, instead of `images` and what goes
+            with them; see `CuratedQuestions`. Every question is shown once before one is shown
+            again, in an order named by `seed`.
+
+    Raises:
+        ConfigError: If a number is out of range, or neither or both kinds of questions are
+            given.
     """
 
     def __init__(
         self,
-        images: list[ImageSource],
-        tasks: list[PretextTask],
+        images: list[ImageSource] | None = None,
+        tasks: list[PretextTask] | None = None,
         held_out: list[ImageSource] | None = None,
         image_weights: list[float] | None = None,
         task_weights: list[float] | None = None,
@@ -84,8 +94,17 @@ class PretextDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         evaluation: HeldOutSettings = HeldOutSettings(),
+        curated: Path | str | None = None,
     ) -> None:
         super().__init__()
+        drawn = (images, tasks, held_out, image_weights, task_weights)
+        if curated is None and (images is None or tasks is None):
+            raise ConfigError("Give images and tasks to draw questions, or curated to read them.")
+        if curated is not None and any(setting is not None for setting in drawn):
+            raise ConfigError(
+                "curated already holds questions; leave out images, tasks, held_out and the "
+                "weights."
+            )
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
         if epoch_questions < batch_size:
@@ -93,8 +112,8 @@ class PretextDataModule(LightningDataModule):
                 f"epoch_questions is {epoch_questions}, less than batch_size ({batch_size}); "
                 "raise it."
             )
-        self.images = images
-        self.tasks = tasks
+        self.images = images or []
+        self.tasks = tasks or []
         self.held_out = held_out
         self.image_weights = image_weights
         self.task_weights = task_weights
@@ -103,20 +122,30 @@ class PretextDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.evaluation = evaluation
+        self.curated = curated
+        self._split_set: CuratedSplit | None = None
         self._loader: QuestionLoader | None = None
         self._position = 0
 
     def prepare_data(self) -> None:
-        """Let every source do its slow one-time work."""
+        """Let every source do its slow one-time work, or look at the curated set.
+
+        Raises:
+            ConfigError: If a source or the set cannot be used.
+        """
+        if self.curated is not None:
+            self._set()
         for source in [*self.images, *(self.held_out or [])]:
             source.prepare()
 
-    def training_questions(self) -> QuestionDataset:
+    def training_questions(self) -> QuestionDataset | ShuffledQuestions:
         """Return the stream of training questions.
 
         Raises:
             ConfigError: If a source is empty, weights do not fit, or a task lacks depth.
         """
+        if self.curated is not None:
+            return self._set().stream(self.seed)
         return QuestionDataset(
             self.images,
             self.tasks,
@@ -128,8 +157,11 @@ class PretextDataModule(LightningDataModule):
             admits=self._split(for_training=True),
         )
 
-    def held_out_questions(self, stream: str) -> QuestionDataset:
+    def held_out_questions(self, stream: str) -> QuestionDataset | ChosenQuestions:
         """Return a stream of held-out questions with equally many of each task.
+
+        Drawn questions go on without end; of a curated set there are as many as `evaluation`
+        asks for, or fewer.
 
         Args:
             stream: "val", "test" or another name; streams share scenes, not draws.
@@ -137,6 +169,10 @@ class PretextDataModule(LightningDataModule):
         Raises:
             ConfigError: If a source is empty or a task lacks depth.
         """
+        if self.curated is not None:
+            asked = self.evaluation
+            count = asked.val_questions if stream == "val" else asked.test_questions
+            return self._set().chosen(stream, count)
         return QuestionDataset(
             self.images if self.held_out is None else self.held_out,
             self.tasks,
@@ -186,10 +222,12 @@ class PretextDataModule(LightningDataModule):
             self._loader.position = self._position
 
     def _held_out_loader(self, stream: str, questions_per_task: int) -> HeldOutLoader:
+        questions = self.held_out_questions(stream)
+        asked = questions_per_task * len(self.tasks)
         return HeldOutLoader(
-            self.held_out_questions(stream),
+            questions,
             self.evaluation.batch_size,
-            questions_per_task * len(self.tasks),
+            len(questions) if isinstance(questions, ChosenQuestions) else asked,
             self._collate(),
             self.num_workers,
         )
@@ -201,50 +239,12 @@ class PretextDataModule(LightningDataModule):
 
     def _split(self, for_training: bool) -> Callable[[str], bool] | None:
         if self.held_out is None:
-            split = _HashSplit(self.evaluation.share, _spared(self.images, self.evaluation.share))
-            return _Except(split) if for_training else split
-        return _Except(_names(self.held_out)) if for_training else None
+            split = split_sources(self.images, self.evaluation.share)
+            return Except(split) if for_training else split
+        return Except(names_of(self.held_out)) if for_training else None
 
-
-@dataclass(frozen=True)
-class _HashSplit:
-    """Holds a scene out when its name hashes below `share` or is one of `names`."""
-
-    share: float
-    names: frozenset[str]
-
-    def __call__(self, source_id: str) -> bool:
-        return _fraction(source_id) < self.share or source_id in self.names
-
-
-@dataclass(frozen=True)
-class _Except:
-    """Admits what `held_out` does not name or hold out."""
-
-    held_out: _HashSplit | frozenset[str]
-
-    def __call__(self, source_id: str) -> bool:
-        if isinstance(self.held_out, frozenset):
-            return source_id not in self.held_out
-        return not self.held_out(source_id)
-
-
-def _fraction(source_id: str) -> float:
-    """Return a number in [0, 1) that depends on the name alone."""
-    digest = hashlib.blake2b(source_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") / 2**64
-
-
-def _names(sources: Iterable[ImageSource]) -> frozenset[str]:
-    return frozenset(source.source_id(i) for source in sources for i in range(len(source)))
-
-
-def _spared(sources: Iterable[ImageSource], share: float) -> frozenset[str]:
-    """Return one scene of each small source that would by bad luck hold out none."""
-    chosen = set()
-    for source in sources:
-        if 2 <= len(source) <= _SMALL_SOURCE:
-            first = min(_names([source]), key=_fraction)
-            if _fraction(first) >= share:
-                chosen.add(first)
-    return frozenset(chosen)
+    def _set(self) -> CuratedSplit:
+        if self._split_set is None:
+            assert self.curated is not None
+            self._split_set = CuratedSplit(self.curated, self.evaluation.share)
+        return self._split_set

@@ -17,7 +17,7 @@ from spatial_ssrl.images import ImageSource
 from spatial_ssrl.tasks import TASKS, PretextTask
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_MAX_SCENES = 20
+_MAX_SCENES = 200
 _MAX_LOOKS = 10_000
 
 
@@ -28,8 +28,9 @@ class QuestionDataset(Dataset[Question]):
     and machines agree on it. Every block of `block` consecutive questions holds the tasks in
     proportion to their weights, each count rounded up or down and right in the long run.
 
-    A scene from which a task can make nothing, or that cannot be read, is counted in
-    `rejections` and replaced by another.
+    A scene from which a task can make nothing is counted in `rejections`, by the task's key and
+    the reason, and one that cannot be read in `unreadable`, by the message; both are replaced by
+    another scene.
 
     Args:
         images: Where scenes come from; tasks that need depth draw from those that have it.
@@ -72,10 +73,16 @@ class QuestionDataset(Dataset[Question]):
         self.block = block
         self.admits = admits
         self.rejections: Counter[tuple[str, str]] = Counter()
+        self.unreadable: Counter[str] = Counter()
         self._edges = np.cumsum(_shares(task_weights, len(tasks), "task_weights"))
         weights = image_weights or [float(len(source)) for source in images]
         shares = _shares(weights, len(images), "image_weights")
         self._source_shares = [_eligible_shares(task, self.sources, shares) for task in self.tasks]
+
+    @property
+    def task_keys(self) -> tuple[str, ...]:
+        """Registry keys of the tasks."""
+        return tuple(TASKS.key_of(task) for task in self.tasks)
 
     def task_at(self, index: int) -> PretextTask:
         """Return the task of question `index`."""
@@ -93,8 +100,8 @@ class QuestionDataset(Dataset[Question]):
         """Make question `index`, 0 or more.
 
         Raises:
-            SpatialSSRLError: If the task makes no question of twenty scenes; the message
-                names the task and the most common reasons.
+            SpatialSSRLError: If the task makes no question of 200 scenes; the message names
+                the task and the most common reasons.
         """
         task = self.task_at(index)
         rng = rng_for(self.seed, self.stream, "question", index)
@@ -104,9 +111,12 @@ class QuestionDataset(Dataset[Question]):
             try:
                 scene = self._draw_scene(task, rng)
                 question = task.make(scene, rng)
-            except (SceneRejected, SceneUnreadable) as refusal:
+            except SceneRejected as refusal:
                 reasons[str(refusal)] += 1
                 self.rejections[key, str(refusal)] += 1
+            except SceneUnreadable as error:
+                reasons[str(error)] += 1
+                self.unreadable[str(error)] += 1
             else:
                 return replace(question, source_id=scene.source_id, licence=scene.licence)
         common = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))

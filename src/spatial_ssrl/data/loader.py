@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from spatial_ssrl.core.questions import Question
-from spatial_ssrl.data.dataset import QuestionDataset
 
 Collate = Callable[[list[Question]], Any]
 
@@ -32,7 +31,7 @@ class QuestionLoader:
 
     def __init__(
         self,
-        dataset: QuestionDataset,
+        dataset: Dataset[Question],
         batch_size: int,
         batches: int,
         collate: Collate = list,
@@ -79,7 +78,7 @@ class HeldOutLoader:
 
     def __init__(
         self,
-        dataset: QuestionDataset,
+        dataset: Dataset[Question],
         batch_size: int,
         questions: int,
         collate: Collate = list,
@@ -113,7 +112,7 @@ class _Batches:
 
 
 def _load(
-    dataset: QuestionDataset, numbers: _Batches, collate: Collate, num_workers: int
+    dataset: Dataset[Question], numbers: _Batches, collate: Collate, num_workers: int
 ) -> DataLoader[Any]:
     return DataLoader(
         dataset,

@@ -13,6 +13,7 @@ from spatial_ssrl.cli.files import check_writable
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.plugins import load_plugins
 from spatial_ssrl.data import PretextDataModule, QuestionDataset
+from spatial_ssrl.data.curated.streams import ShuffledQuestions
 from spatial_ssrl.images import IMAGE_SOURCES, ImageFolder, ImageSource, SyntheticScenes
 from spatial_ssrl.tasks import TASKS, PretextTask
 
@@ -53,13 +54,13 @@ def preview(
         range(count), "Making questions", transient=True, disable=not sys.stderr.isatty()
     )
     items = [SheetItem(questions[number]) for number in numbers]
-    order = [TASKS.key_of(task) for task in questions.tasks]
+    order = questions.task_keys
     items.sort(key=lambda item: order.index(item.question.task))
     columns = min(4, -(-count // len(order)))
     print(draw_sheet(items, out, columns))
 
 
-def _of_data(data: PretextDataModule, seed: int) -> QuestionDataset:
+def _of_data(data: PretextDataModule, seed: int) -> QuestionDataset | ShuffledQuestions:
     data.seed = seed
     data.prepare_data()
     return data.training_questions()
@@ -68,15 +69,24 @@ def _of_data(data: PretextDataModule, seed: int) -> QuestionDataset:
 def _of_parts(
     images: ImageSource | str | None, tasks: list[PretextTask] | None, seed: int
 ) -> QuestionDataset:
-    source = _source(images)
+    source = source_of(images)
     source.prepare()
-    if tasks is None:
-        every = [entry.cls() for entry in TASKS.entries()]
-        tasks = [task for task in every if source.has_depth or not task.needs_depth]
+    tasks = tasks_for(source) if tasks is None else tasks
     return QuestionDataset([source], tasks, seed, stream="preview", block=len(tasks) or 1)
 
 
-def _source(images: ImageSource | str | None) -> ImageSource:
+def tasks_for(source: ImageSource) -> list[PretextTask]:
+    """Return every task that the pictures of a source allow, with default settings."""
+    every = [entry.cls() for entry in TASKS.entries()]
+    return [task for task in every if source.has_depth or not task.needs_depth]
+
+
+def source_of(images: ImageSource | str | None) -> ImageSource:
+    """Return the source that an option names: itself, a folder, or drawn scenes for None.
+
+    Raises:
+        ConfigError: If the text is neither a folder nor an image source.
+    """
     if images is None:
         return SyntheticScenes()
     if isinstance(images, ImageSource):
