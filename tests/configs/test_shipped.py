@@ -35,7 +35,12 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder, with none of the variables that configs read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["spatial-ssrl"])
-    for name in ("SPATIAL_SSRL_IMAGES", "SPATIAL_SSRL_RUNS", "SPATIAL_SSRL_QUICKSTART"):
+    for name in (
+        "SPATIAL_SSRL_IMAGES",
+        "SPATIAL_SSRL_COCO",
+        "SPATIAL_SSRL_RUNS",
+        "SPATIAL_SSRL_QUICKSTART",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

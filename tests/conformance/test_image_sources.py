@@ -1,5 +1,6 @@
 """What every registered image source must do, built as a user would build it."""
 
+import json
 import pickle
 from functools import partial
 
@@ -27,9 +28,18 @@ def files(folder):
     return folder
 
 
+def annotations(folder):
+    """List the three pictures, and one that is missing, as COCO does."""
+    images = [{"file_name": f"{number}.png", "license": 1} for number in range(4)]
+    path = folder / "annotations.json"
+    path.write_text(json.dumps({"images": images, "licenses": [{"id": 1, "name": "CC0"}]}))
+    return path
+
+
 BUILD = {
     "synthetic_scenes": lambda cls, folder: cls(count=3, size=SIZE),
     "image_folder": lambda cls, folder: cls(files(folder) / "rgb"),
+    "coco": lambda cls, folder: cls(files(folder) / "rgb", annotations(folder)),
     "rgbd_pairs": lambda cls, folder: cls(
         files(folder), "rgb/{name}.png", "depth/{name}.png", depth_scale=0.001
     ),

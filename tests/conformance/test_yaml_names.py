@@ -13,6 +13,7 @@ from spatial_ssrl.core.registry import Entry, Registry
 # Arguments without a default, for the classes that have any.
 NEEDED: dict[str, dict[str, Any]] = {
     "CachedScenes": {"source": "SyntheticScenes", "folder": "cache"},
+    "CocoImages": {"folder": "val2017", "annotations": "captions_val2017.json"},
     "ConcatSources": {"sources": ["SyntheticScenes"]},
     "HFVisionLanguagePolicy": {"model": "someone/a-model"},
     "ImageFolder": {"folder": "photos"},

@@ -2,6 +2,7 @@
 
 from spatial_ssrl.images.base import IMAGE_SOURCES, ImageSource
 from spatial_ssrl.images.cached import CachedScenes
+from spatial_ssrl.images.coco import CocoImages
 from spatial_ssrl.images.concat import ConcatSources
 from spatial_ssrl.images.folder import ImageFolder
 from spatial_ssrl.images.rgbd import (
@@ -26,6 +27,7 @@ __all__ = [
     "SUNRGBD",
     "TUMRGBD",
     "CachedScenes",
+    "CocoImages",
     "ConcatSources",
     "Hypersim",
     "ImageFolder",
