@@ -75,7 +75,7 @@ class RegionSet:
         if name in ("leftmost", "rightmost"):
             sign = -1 if name == "leftmost" else 1
             return np.asarray(aside + sign * self.noise * np.abs(aside))
-        aside /= self.focal
+        aside /= self.focal or 1.0  # without a lens nobody asks for these
         return np.asarray(aside - depth if name == "right_near" else aside + depth)
 
 
@@ -216,9 +216,15 @@ def _most_gain(first: Group, second: Group, name: str) -> Fact:
 
 def _most_change(first: Group, second: Group, name: str) -> Fact:
     """Return by how much a fact may at most differ."""
-    return np.maximum(_most_gain(first, second, name), _most_gain(second, first, name))
+    return np.asarray(np.maximum(_most_gain(first, second, name), _most_gain(second, first, name)))
 
 
 def _least_change(first: Group, second: Group, name: str) -> Fact:
     """Return by how much a fact differs at least, 0 or less when it may be equal."""
-    return np.maximum(second.least(name) - first.most(name), first.least(name) - second.most(name))
+    return np.asarray(
+        np.maximum(_least_gain(first, second, name), _least_gain(second, first, name))
+    )
+
+
+def _least_gain(first: Group, second: Group, name: str) -> Fact:
+    return np.asarray(second.least(name) - first.most(name))
