@@ -37,6 +37,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["spatial-ssrl"])
     for name in (
         "SPATIAL_SSRL_IMAGES",
+        "SPATIAL_SSRL_DIODE",
         "SPATIAL_SSRL_COCO",
         "SPATIAL_SSRL_RUNS",
         "SPATIAL_SSRL_QUICKSTART",

@@ -196,8 +196,13 @@ IN_HDF5 = ("hypersim", "megadepth", "nyuv2_labelled")
 FRAMED = ("nyuv2_labelled", "nyuv2_pairs", "nyuv2_raw")
 
 
+def as_stored(key):
+    """Return settings with which a reader takes small frames as they are."""
+    settings = {"crop": None} if key in FRAMED else {}
+    return {**settings, "register": False} if key == "nyuv2_raw" else settings
+
+
 def build(cls, folder, key, **settings):
-    """Write the layout of a reader and return the reader; small frames are not cropped."""
+    """Write the layout of a reader and return the reader."""
     WRITERS[key](folder)
-    whole = {"crop": None} if key in FRAMED else {}
-    return cls(folder, **{**whole, **settings})
+    return cls(folder, **{**as_stored(key), **settings})

@@ -8,7 +8,7 @@ from PIL import Image
 from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
 from spatial_ssrl.images import DIODE, IMAGE_SOURCES, KITTIDepth, ScanNet
 from spatial_ssrl.images.rgbd.base import RGBDFiles
-from support.rgbd_trees import FRAMED, IN_HDF5, WRITERS, build, place
+from support.rgbd_trees import IN_HDF5, WRITERS, as_stored, build, place
 
 every_reader = pytest.mark.parametrize("key", sorted(WRITERS))
 every_reader_of_many_files = pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_every_reader_of_a_layout_is_tested_here():
 @every_reader
 def test_native_layout_gives_the_depth_that_was_written(key, tmp_path, caplog):
     expected = WRITERS[key](tmp_path)
-    source = IMAGE_SOURCES.get(key)(tmp_path, **({"crop": None} if key in FRAMED else {}))
+    source = IMAGE_SOURCES.get(key)(tmp_path, **as_stored(key))
     with caplog.at_level(logging.WARNING):
         source.prepare()
         assert len(source) == 3

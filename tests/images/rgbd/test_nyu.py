@@ -17,10 +17,11 @@ def test_frame_is_cut_off_by_default(tmp_path, cls, write):
     if cls is NYUv2Labelled:
         pytest.importorskip("h5py")
     expected = write(tmp_path, FULL)
-    scene, whole = cls(tmp_path).scene(1), cls(tmp_path, crop=None).scene(1)
+    as_it_is = {"register": False} if cls is NYUv2Raw else {}
+    scene, whole = cls(tmp_path, **as_it_is).scene(1), cls(tmp_path, crop=None).scene(1)
     np.testing.assert_allclose(scene.depth, expected[1][45:471, 41:601], rtol=1e-5)
     np.testing.assert_array_equal(scene.image, whole.image[45:471, 41:601])
-    other = cls(tmp_path, crop=(0, 10, 5, 20)).scene(1)
+    other = cls(tmp_path, crop=(0, 10, 5, 20), **as_it_is).scene(1)
     np.testing.assert_array_equal(other.image, whole.image[:10, 5:20])
 
 
@@ -120,10 +121,12 @@ def test_kinect_codes(tmp_path):
     Image.new("RGB", (4, 2)).save(place(tmp_path / "r-1.5-7.ppm"))
     body = codes.astype("<u2").tobytes()
     (tmp_path / "d-1.51-9.pgm").write_bytes(b"P5 4 2 65535\n" + body)
-    depth = NYUv2Raw(tmp_path, crop=None).scene(0).depth
+    depth = NYUv2Raw(tmp_path, crop=None, register=False).scene(0).depth
     # By hand: 351.3 / 692.5, / 351.5, / 35.5; from 1058 on the formula gives more than 10 m.
     np.testing.assert_allclose(depth[0, :3], [0.50729, 0.99943, 9.89577], rtol=1e-5)
     assert np.isnan(depth[0, 3])
     assert np.isnan(depth[1]).all()
+    with pytest.raises(SceneUnreadable, match=r"d-1\.51-9\.pgm is 4x2; .*set register to false"):
+        NYUv2Raw(tmp_path, crop=None).scene(0)
     with pytest.raises(ConfigError, match="looked for r-<time>"):
         len(NYUv2Raw(tmp_path, tolerance=0.001))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_gradient_magnitude
 
 from spatial_ssrl.images import (
     DIODE,
@@ -79,7 +80,7 @@ CASES = {
     ),
     "nyu_raw": (
         NYUv2Raw,
-        {"crop": None},
+        {"crop": None, "register": False},
         {
             "nyuv2_raw/NYU_color.ppm": "basement/r-1294886360.208451-1996513504.ppm",
             "nyuv2_raw/NYU_depth.pgm": "basement/d-1294886360.214842-2018819140.pgm",
@@ -190,6 +191,29 @@ def test_frame_of_registered_pictures_is_cut_off(case, tmp_path):
     scaled = cls(folder, size=280).scene(0)
     assert scaled.image.shape == (213, 280, 3)
     assert flat_lines(scaled.image) == 0
+
+
+def test_registered_depth_jumps_where_the_picture_has_edges(tmp_path):
+    _, _, places, _ = CASES["nyu_raw"]
+    folder = lay_out(tmp_path, places)
+
+    def edges_at_jumps(depth, grey):
+        """Return how strong the picture's edges are where depth jumps, 1 being the average."""
+        jumps = np.zeros(depth.shape, bool)
+        for axis in (0, 1):
+            first = np.moveaxis(depth, axis, 0)
+            step = np.abs(first[1:] - first[:-1]) > 0.08 * np.fmin(first[1:], first[:-1])
+            np.moveaxis(jumps, axis, 0)[1:] |= step
+        strength = gaussian_gradient_magnitude(grey, 1.0)
+        return strength[jumps].mean() / strength.mean()
+
+    scene = NYUv2Raw(folder).scene(0)
+    grey = scene.image.mean(axis=2)
+    aligned = edges_at_jumps(scene.depth, grey)
+    assert aligned > 1.5 * edges_at_jumps(NYUv2Raw(folder, register=False).scene(0).depth, grey)
+    for shift in (-4, -2, 2, 4):
+        for axis in (0, 1):
+            assert edges_at_jumps(np.roll(scene.depth, shift, axis), grey) < aligned
 
 
 def test_nearer_is_smaller_in_converted_disparity(tmp_path):

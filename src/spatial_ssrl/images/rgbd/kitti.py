@@ -9,7 +9,7 @@ from spatial_ssrl.images.rgbd.values import read_16_bit, to_depth
 
 @IMAGE_SOURCES.register("kitti_depth")
 class KITTIDepth(RGBDFiles):
-    """Street pictures of KITTI with accumulated laser depth in metres; four in five are unknown.
+    """Street pictures of KITTI with laser depth in metres; four pixels in five are unknown.
 
     Reads pictures of the raw recordings, `<drive>_sync/image_02/data/<frame>.png`, with depth of
     the annotated set, `<drive>_sync/proj_depth/groundtruth/image_02/<frame>.png`, wherever the two

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from spatial_ssrl.core.errors import SceneUnreadable
 from spatial_ssrl.images.base import IMAGE_SOURCES
+from spatial_ssrl.images.rgbd import kinect
 from spatial_ssrl.images.rgbd.association import check_tolerance, nearest_pairs
 from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles, check_rows_and_columns
 from spatial_ssrl.images.rgbd.values import read_16_bit
@@ -20,20 +22,21 @@ _FARTHEST_M = 10.0
 
 @IMAGE_SOURCES.register("nyuv2_raw")
 class NYUv2Raw(RGBDFiles):
-    """Raw Kinect frames of NYU Depth v2 with depth in metres, not registered to the picture.
+    """Raw Kinect frames of NYU Depth v2 with depth in metres, registered to the picture.
 
     Reads `r-<time>-<n>.ppm` with the `d-<time>-<n>.pgm` nearest in time, in any subfolder. The pgm
     files hold codes of 11 bits with the lower byte first, against the rule of their format; depth
     is `351.3 / (1092.5 - code)`, 2047 is no reading, and what comes out beyond 10 m or below 0 is
     unknown.
 
-    The depth camera sits 2.5 cm beside the colour camera and sees a narrower view, so depth may
-    lie some pixels off its object. Prefer a registered export, `NYUv2Pairs` or `NYUv2Labelled`,
-    where there is one.
+    The depth camera sits 2.5 cm beside the colour camera and sees a narrower view, so stored depth
+    lies up to 30 pixels off its object. By default each reading is moved to the pixel of the
+    picture that shows it, by the calibration of the data set; see `kinect.register`.
 
     Args:
         folder: Folder that holds the recordings; `~` is expanded.
         tolerance: Largest difference in time between a picture and its depth, in seconds.
+        register: Whether to move depth to where the colour camera sees it; frames must be 640x480.
         crop: First row, end row, first column and end column that are kept; null keeps all.
         size: Scale pictures down so that the longer side is at most this, in pixels.
         square: Whether to cut out the largest central square and scale it to exactly `size`.
@@ -52,6 +55,7 @@ class NYUv2Raw(RGBDFiles):
         self,
         folder: Path | str,
         tolerance: float = 0.02,
+        register: bool = True,
         crop: tuple[int, int, int, int] | None = (45, 471, 41, 601),
         size: int | None = None,
         square: bool = False,
@@ -61,6 +65,7 @@ class NYUv2Raw(RGBDFiles):
         check_tolerance(tolerance)
         check_rows_and_columns(crop)
         self.tolerance = tolerance
+        self.register = register
         self.crop = crop
 
     def _find(self, root: Path) -> tuple[list[Group], list[str]]:
@@ -81,9 +86,18 @@ class NYUv2Raw(RGBDFiles):
         return sorted(groups), sorted(alone)
 
     def _depth(self, group: Group) -> Depth:
-        codes = read_16_bit(self._root() / group[1]).byteswap().astype(np.float32)
+        path = self._root() / group[1]
+        codes = read_16_bit(path).byteswap().astype(np.float32)
         # The smallest divisor kept is that of 10 m: codes above it have no sensible depth.
         divisor = np.float32(1092.5) - codes
         known = (codes != _NO_READING) & (divisor >= 351.3 / _FARTHEST_M)
-        depth = np.float32(351.3) / np.where(known, divisor, np.float32(1))
-        return np.where(known, depth, np.float32(np.nan))
+        metres = np.float32(351.3) / np.where(known, divisor, np.float32(1))
+        depth = np.where(known, metres, np.float32(np.nan)).astype(np.float32)
+        if not self.register:
+            return depth
+        if depth.shape != (kinect.HEIGHT, kinect.WIDTH):
+            raise SceneUnreadable(
+                f"{path} is {depth.shape[1]}x{depth.shape[0]}; the calibration is for "
+                f"{kinect.WIDTH}x{kinect.HEIGHT}, so set register to false."
+            )
+        return kinect.register(depth)

@@ -17,13 +17,13 @@ _COLOUR = ("rgb", "color")
 
 @IMAGE_SOURCES.register("tum_rgbd")
 class TUMRGBD(RGBDFiles):
-    """Frames of TUM RGB-D recordings with depth in metres; ICL-NUIM and others share the layout.
+    """Frames of TUM RGB-D recordings with depth in metres, and of others in their layout.
 
-    Reads recordings: folders with pictures in `rgb` (or `color`) and 16-bit png in `depth`, in
-    any subfolder. The two cameras do not fire together, so each picture goes with the depth file
-    nearest in time, and each depth file with one picture. Times are those listed in `rgb.txt` and
-    `depth.txt` beside the two folders, or else the file names. Where there is an
-    `associations.txt`, its pairs are used instead.
+    ICL-NUIM is one of those. Reads recordings: folders with pictures in `rgb` (or `color`) and
+    16-bit png in `depth`, in any subfolder. The two cameras do not fire together, so each picture
+    goes with the depth file nearest in time, and each depth file with one picture. Times are
+    those listed in `rgb.txt` and `depth.txt` beside the two folders, or else the file names.
+    Where there is an `associations.txt`, its pairs are used instead.
 
     Args:
         folder: Folder that holds recordings, or is one; `~` is expanded.
