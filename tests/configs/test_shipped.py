@@ -14,7 +14,8 @@ from spatial_ssrl.policies import PolicyBackbone
 from spatial_ssrl.training import PolicyModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+SETS = sorted(CONFIGS.glob("curate/*.yaml"))  # For `spatial-ssrl curate`.
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(SETS))
 PART = "class_path"  # A file with this at its top is one component, for other files to name.
 
 
@@ -35,14 +36,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder, with none of the variables that configs read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["spatial-ssrl"])
-    for name in (
-        "SPATIAL_SSRL_IMAGES",
-        "SPATIAL_SSRL_DIODE",
-        "SPATIAL_SSRL_COCO",
-        "SPATIAL_SSRL_RUNS",
-        "SPATIAL_SSRL_QUICKSTART",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("IMAGES", "COCO", "DIODE", "MEGADEPTH", "RUNS", "QUICKSTART"):
+        monkeypatch.delenv(f"SPATIAL_SSRL_{name}", raising=False)
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +94,32 @@ def test_data_serves_preview_too(
     assert data["class_path"] == "spatial_ssrl.data.PretextDataModule"
     assert "${" not in str(data)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", SETS, ids=name_of)
+def test_a_set_parses_without_its_pictures(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["curate", "--config", str(path), "--print_config"]) == 0
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert "${" not in str(content)
+    assert all(part["count"] > 0 and part["tasks"] for part in content["parts"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_mix_of_the_reference_has_its_size_and_all_its_tasks() -> None:
+    (path,) = [path for path in SETS if path.stem == "spatial_ssrl_81k"]
+    parts = yaml.safe_load(path.read_text(encoding="utf-8"))["parts"]
+    assert sum(part["count"] for part in parts) == 81_000
+    assert sorted(task for part in parts for task in part["tasks"]) == [
+        "CroppedInpainting",
+        "DepthOrder",
+        "FlippedPatch",
+        "RelativePosition",
+        "ShuffledPatches",
+    ]
+    # As many questions of each task as of any other.
+    assert {part["count"] / len(part["tasks"]) for part in parts} == {16_200}
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)

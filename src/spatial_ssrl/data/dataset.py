@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from spatial_ssrl.core.questions import Question, Scene
 from spatial_ssrl.core.seeding import rng_for
 from spatial_ssrl.images import ImageSource
 from spatial_ssrl.tasks import TASKS, PretextTask
+
+_log = logging.getLogger(__name__)
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _MAX_SCENES = 200
@@ -116,6 +119,10 @@ class QuestionDataset(Dataset[Question]):
                 self.rejections[key, str(refusal)] += 1
             except SceneUnreadable as error:
                 reasons[str(error)] += 1
+                if not self.unreadable:
+                    _log.warning(
+                        "%s Another scene takes its place; further ones are counted.", error
+                    )
                 self.unreadable[str(error)] += 1
             else:
                 return replace(question, source_id=scene.source_id, licence=scene.licence)

@@ -31,7 +31,7 @@ def curate(
     out: Path = Path("curated"),
     parts: list[SetPart] | None = None,
     seed: int = 0,
-    shard_questions: int = 500,
+    shard_questions: int = 200,
     encoding: ImageEncoding = _LOSSLESS,
     workers: int = 1,
     engine: Engine = "local",

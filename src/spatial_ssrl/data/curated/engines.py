@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -18,7 +18,7 @@ MakeShard = Callable[[int], int]
 """Writes the shard of a number and returns its number of questions; picklable."""
 
 
-def local(make: MakeShard, numbers: Sequence[int], workers: int) -> Iterator[int]:
+def local(make: MakeShard, numbers: Sequence[int], workers: int) -> Generator[int, None, None]:
     """Make shards on this machine and yield the number of questions of each, as it is done.
 
     Args:
@@ -55,7 +55,7 @@ def local(make: MakeShard, numbers: Sequence[int], workers: int) -> Iterator[int
             child.terminate()
 
 
-def ray(make: MakeShard, numbers: Sequence[int], workers: int) -> Iterator[int]:
+def ray(make: MakeShard, numbers: Sequence[int], workers: int) -> Generator[int, None, None]:
     """Make shards by Ray Data, on a cluster whose machines share the folder of the set.
 
     Joins the cluster that is running (`ray start`, or RAY_ADDRESS), else starts Ray on this

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,9 +73,10 @@ def make_set(
         progress(there)
         make = ShardMaker(plan, folder.absolute())
         run = engines.local if engine == "local" else engines.ray
-        for questions in run(make, missing, workers):
-            there += questions
-            progress(there)
+        with contextlib.closing(run(make, missing, workers)) as done:
+            for questions in done:
+                there += questions
+                progress(there)
         manifest = closing(plan, folder)
         _remove_partial(folder)
         write_whole(folder / CARD, card(manifest))
@@ -123,7 +124,7 @@ def _remove_partial(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder, so that two runs do not delete each other's unfinished files.
 

@@ -72,7 +72,7 @@ class SetPlan:
 
     parts: Sequence[SetPart]
     seed: int = 0
-    shard_questions: int = 500
+    shard_questions: int = 200
     encoding: ImageEncoding = field(default_factory=ImageEncoding)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -59,22 +59,15 @@ class ShuffledQuestions(Dataset[Question]):
         if number != self._pass:
             self._order = rng_for(self.seed, "curated", "pass", number).permutation(self.rows)
             self._pass = number
-        row = int(self._order[place])
         others = rng_for(self.seed, "curated", "instead", index)
-        for _ in range(_TRIES):
-            try:
-                return self.questions[row]
-            except SceneUnreadable as error:
-                self.unreadable[str(error)] += 1
-                row = int(others.choice(self.rows))
-        raise SpatialSSRLError(
-            f"None of {_TRIES} questions of {str(self.questions.path)!r} can be read: "
-            f"{self.unreadable.most_common(1)[0][0]}"
-        )
+        rows = (self._order[place], *others.choice(self.rows, _TRIES - 1))
+        return _first_readable(self.questions, rows, self.unreadable)
 
 
 class ChosenQuestions(Dataset[Question]):
     """Some questions of a set, in a given order.
+
+    In place of one that cannot be read the next one is shown; it is counted in `unreadable`.
 
     Args:
         questions: The set.
@@ -84,13 +77,38 @@ class ChosenQuestions(Dataset[Question]):
     def __init__(self, questions: CuratedQuestions, rows: Rows) -> None:
         self.questions = questions
         self.rows = rows
+        self.unreadable: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Question:
-        """Return question `index`, in [0, len(self))."""
-        return self.questions[int(self.rows[index])]
+        """Return question `index`, in [0, len(self)).
+
+        Raises:
+            SpatialSSRLError: If no question of many can be read.
+        """
+        rows = np.roll(self.rows, -index)[:_TRIES]
+        return _first_readable(self.questions, rows, self.unreadable)
+
+
+def _first_readable(
+    questions: CuratedQuestions, rows: Iterable[int], unreadable: Counter[str]
+) -> Question:
+    """Return the first question of `rows` that can be read, and count those that cannot."""
+    for row in rows:
+        try:
+            return questions[int(row)]
+        except SceneUnreadable as error:
+            if not unreadable:
+                _log.warning(
+                    "%s Another question takes its place; further ones are counted.", error
+                )
+            unreadable[str(error)] += 1
+    raise SpatialSSRLError(
+        f"None of {_TRIES} questions of {str(questions.path)!r} can be read: "
+        f"{unreadable.most_common(1)[0][0]}"
+    )
 
 
 class CuratedSplit:
