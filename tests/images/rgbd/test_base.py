@@ -1,3 +1,4 @@
+import json
 import logging
 import re
 
@@ -7,6 +8,7 @@ from PIL import Image
 
 from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
 from spatial_ssrl.images import DIODE, IMAGE_SOURCES, KITTIDepth, ScanNet
+from spatial_ssrl.images.cached import settings_of
 from spatial_ssrl.images.rgbd.base import RGBDFiles
 from support.rgbd_trees import IN_HDF5, WRITERS, as_stored, build, place
 
@@ -56,6 +58,17 @@ def test_names_are_relative_posix_paths_told_from_the_folder_alone(key, tmp_path
     for name in names:
         file = tmp_path / "there" / name
         assert (file.parent if key == "nyuv2_labelled" else file).is_file()
+
+
+@every_reader
+def test_settings_are_kept_so_that_scenes_can_be_cached(key, tmp_path):
+    source = build(IMAGE_SOURCES.get(key), tmp_path, key, size=8, square=True, every=2)
+    settings = settings_of(source)
+    assert (settings["size"], settings["square"], settings["every"]) == (8, True, 2)
+    json.dumps(settings)
+    scene = source.scene(1)
+    assert scene.image.shape == (8, 8, 3)
+    assert scene.depth.shape == (8, 8)
 
 
 @every_reader

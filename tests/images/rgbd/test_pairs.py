@@ -191,6 +191,14 @@ LAYOUTS = {
         },
         (1.0, 1.566, 2.654, 3.512),
     ),
+    "hololens_mm": (
+        {
+            "image_pattern": "images/{n}.png",
+            "depth_pattern": "depth/{n}.png",
+            "depth_scale": 0.001,
+        },
+        (0.7831, 0.815, 1.47, 6.509),
+    ),
     "7scenes": (
         {
             "image_pattern": "{n}.color.jpg",

@@ -30,8 +30,9 @@ class NYUv2Raw(RGBDFiles):
     unknown.
 
     The depth camera sits 2.5 cm beside the colour camera and sees a narrower view, so stored depth
-    lies up to 30 pixels off its object. By default each reading is moved to the pixel of the
-    picture that shows it, by the calibration of the data set; see `kinect.register`.
+    lies about 25 pixels off its object, and up to 48 at the border. By default each reading is
+    moved to the pixel of the picture that shows it, by the calibration of the data set; see
+    `kinect.register`.
 
     Args:
         folder: Folder that holds the recordings; `~` is expanded.
