@@ -27,7 +27,8 @@ from torch import Tensor
 from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.cli import fit
 from spatial_ssrl.cli.commands.quickstart import Settings, quickstart, stage_arguments
-from spatial_ssrl.evaluation.report import compare, write_json
+from spatial_ssrl.core.files import write_json
+from spatial_ssrl.evaluation.report import compare
 from spatial_ssrl.training.callbacks.question_records import read_records
 from spatial_ssrl.training.held_out import AnswerRecord
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from spatial_ssrl.cli import contact_sheet
 from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.core.questions import Question
 
@@ -90,6 +92,59 @@ def test_any_text_can_be_drawn(tmp_path: Path) -> None:
     item = SheetItem(question(), ("\\boxed{" * 40, "", "日本語 \n\n\t é", "x" * 500), "wrong")
     draw_sheet([item], tmp_path / "deep" / "er" / "sheet.png", title="A title")
     assert sorted(path.name for path in (tmp_path / "deep" / "er").iterdir()) == ["sheet.png"]
+
+
+def ink(image: Image.Image) -> np.ndarray:
+    """Return the columns of a picture that hold anything but paper."""
+    return np.nonzero((np.asarray(image) < 250).any(axis=(0, 2)))[0]
+
+
+@pytest.mark.parametrize("bold", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Which of the patches, numbered from 0 to 3, belongs where? " * 6,
+        "WWWW MMMM " * 30,
+        "W" * 200,
+        "\\boxed{" * 60 + " is it",
+        "a\nb",
+    ],
+)
+def test_text_stays_inside_its_cell(text: str, bold: bool) -> None:
+    block = contact_sheet._text(text, (0, 0, 0), bold)
+    # Drawn again on a block as wide as the text needs: nothing may have been cut off.
+    lines = [
+        line
+        for paragraph in text.splitlines()
+        for line in contact_sheet._wrap(paragraph, contact_sheet._font(13, bold))
+    ]
+    assert block.height == 18 * len(lines)
+    assert "".join("".join(lines).split()) == "".join(text.split()), "no word is lost"
+    wide = Image.new("RGB", (2000, 40), (255, 255, 255))
+    for line in lines:
+        ImageDraw.Draw(wide).text((0, 0), line, (0, 0, 0), contact_sheet._font(13, bold))
+    assert ink(wide).max() <= 288
+
+
+def test_the_worked_answer_and_chance_are_drawn_when_asked_for(tmp_path: Path) -> None:
+    asked = replace(question(), explanation="Patch 2 comes first. " * 30, chance=0.25)
+    plain = drawn(draw_sheet([SheetItem(asked)], tmp_path / "plain.png"))
+    worked = drawn(draw_sheet([SheetItem(asked, worked=True)], tmp_path / "worked.png"))
+    assert worked.shape[0] > plain.shape[0] + 10 * 18
+
+
+def test_pieces_of_one_picture_stand_in_their_grid(tmp_path: Path) -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
+    images = tuple(np.full((20, 30, 3), colour, np.uint8) for colour in colours)
+    meta = {"rows": 2, "columns": 3}
+    asked = Question("u", "t", images, "<image>" * 6, "0,1,2,3,4,5", "order", meta=meta)
+    sheet = drawn(draw_sheet([SheetItem(asked)], tmp_path / "sheet.png"))
+    areas = [np.nonzero((sheet == colour).all(-1)) for colour in colours]
+    assert len({len(rows) for rows, _ in areas}) == 1, "all of one size"
+    corners = [(int(rows.min()), int(columns.min())) for rows, columns in areas]
+    assert corners == sorted(corners)
+    assert len({row for row, _ in corners}) == 2
+    assert len({column for _, column in corners}) == 3
 
 
 def test_a_failed_drawing_leaves_the_old_sheet(

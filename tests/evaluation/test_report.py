@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from spatial_ssrl.core.errors import ConfigError
-from spatial_ssrl.evaluation.report import compare, comparison_table, write_json
+from spatial_ssrl.core.files import write_json
+from spatial_ssrl.evaluation.report import compare, comparison_table
 from spatial_ssrl.training import AnswerRecord
 
 
@@ -113,21 +114,3 @@ def test_results_survive_the_file(results: dict, tmp_path: Path) -> None:
         list(results["tasks"]["b_task"]["gain"]["ci95"])
     )
     assert path.read_text().endswith("}\n")
-
-
-def test_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "results.json"
-    write_json(path, {"run": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"run": object()})
-    assert json.loads(path.read_text()) == {"run": 1}
-
-    def full_disk(self: Path, text: str, **kwargs: object) -> int:
-        with self.open("w") as file:
-            file.write(text[:3])
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        write_json(path, {"run": 2})
-    assert json.loads(path.read_text()) == {"run": 1}

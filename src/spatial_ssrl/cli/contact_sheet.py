@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,6 @@ _GAP = 18  # Between cells, pixels.
 _MARGIN = 28  # Around the sheet, pixels.
 _LINE = 18  # Height of a line of text, pixels.
 _TEXT = 13  # Size of the question text, pixels.
-_CHARACTERS = 42  # Of that size, that fit a cell.
 _HEADING = 20  # Size of a row's heading, pixels.
 
 _INK = (33, 37, 41)
@@ -44,11 +43,13 @@ class SheetItem:
         question: The question; all its images are drawn.
         captions: Lines under the question, such as a completion; "" draws none.
         verdict: Colour of the captions and of the frame: "right" is green, "wrong" is red.
+        worked: Whether the chance level and the worked answer are drawn too.
     """
 
     question: Question
     captions: tuple[str, ...] = ()
     verdict: Verdict = "plain"
+    worked: bool = False
 
 
 def draw_sheet(items: Sequence[SheetItem], out: Path, columns: int = 4, title: str = "") -> Path:
@@ -88,10 +89,16 @@ def _save(sheet: Image.Image, out: Path) -> None:
 
 def _cell(item: SheetItem) -> Image.Image:
     question = item.question
-    prompt = " ".join(question.prompt.replace("<image>", " ").split())
-    parts = [_pictures(question.images, _COLOURS[item.verdict], item.verdict != "plain")]
+    asked = question.prompt.replace("<image>", " ")
+    prompt = "\n".join(" ".join(line.split()) for line in asked.strip().splitlines())
+    answer = f"Answer: {question.answer}"
+    if item.worked:
+        answer += f"   (chance {100 * question.chance:.3g} %)"
+    parts = [_pictures(question, _COLOURS[item.verdict], item.verdict != "plain")]
     parts.append(_text(prompt, _INK))
-    parts.append(_text(f"Answer: {question.answer}", _FAINT, bold=True))
+    parts.append(_text(answer, _FAINT, bold=True))
+    if item.worked and question.explanation:
+        parts.append(_text(question.explanation, _FAINT))
     parts += [
         _text(caption, _COLOURS[item.verdict], bold=item.verdict != "plain")
         for caption in item.captions
@@ -100,26 +107,47 @@ def _cell(item: SheetItem) -> Image.Image:
     return _stack(parts, _CELL, gap=6)
 
 
-def _pictures(
-    images: Sequence[npt.NDArray[np.uint8]], colour: tuple[int, int, int], framed: bool
-) -> Image.Image:
-    """Draw the first image wide and the others, lettered, in one row beneath it."""
+def _pictures(question: Question, colour: tuple[int, int, int], framed: bool) -> Image.Image:
+    """Draw the first image wide and candidates beneath it, or pieces that are all alike."""
+    images = question.images
+    if len(images) > 1 and question.answer_kind != "choice":
+        return _grid(images, [str(number) for number in range(len(images))], _columns(question))
     parts = [_fit(images[0], _CELL)]
     if framed:
         ImageDraw.Draw(parts[0]).rectangle(
             (0, 0, parts[0].width - 1, parts[0].height - 1), outline=colour, width=3
         )
     if others := images[1:]:
-        gap = 6
-        side = (_CELL - gap * (len(others) - 1)) // len(others)
-        row = Image.new("RGB", (_CELL, side + _LINE), _PAPER)
-        pen = ImageDraw.Draw(row)
-        for place, image in enumerate(others):
-            left = place * (side + gap)
-            row.paste(_fit(image, side, side), (left, 0))
-            pen.text((left + side // 2, side + 1), chr(ord("A") + place), _FAINT, _font(), "ma")
-        parts.append(row)
+        letters = [chr(ord("A") + place) for place in range(len(others))]
+        parts.append(_grid(others, letters, len(others)))
     return _stack(parts, _CELL, gap=6)
+
+
+def _columns(question: Question) -> int:
+    """Return the columns of the grid that pieces come from, or those of a square."""
+    columns = question.meta.get("columns")
+    return columns if isinstance(columns, int) else math.ceil(math.sqrt(len(question.images)))
+
+
+def _grid(
+    images: Sequence[npt.NDArray[np.uint8]], names: Sequence[str], columns: int
+) -> Image.Image:
+    """Draw small images side by side, each over its name."""
+    gap = 6
+    side = (_CELL - gap * (columns - 1)) // columns
+    pictures = [_fit(image, side, side) for image in images]
+    rows = []
+    for start in range(0, len(images), columns):
+        shown = pictures[start : start + columns]
+        height = max(picture.height for picture in shown)
+        row = Image.new("RGB", (_CELL, height + _LINE), _PAPER)
+        pen = ImageDraw.Draw(row)
+        for place, (picture, name) in enumerate(zip(shown, names[start:], strict=False)):
+            left = place * (side + gap)
+            row.paste(picture, (left, 0))
+            pen.text((left + picture.width // 2, height + 1), name, _FAINT, _font(), "ma")
+        rows.append(row)
+    return _stack(rows, _CELL, gap=gap)
 
 
 def _fit(image: npt.NDArray[np.uint8], width: int, height: int = 10**6) -> Image.Image:
@@ -134,16 +162,29 @@ def _fit(image: npt.NDArray[np.uint8], width: int, height: int = 10**6) -> Image
 
 
 def _text(text: str, colour: tuple[int, int, int], bold: bool = False) -> Image.Image:
-    lines = [
-        line
-        for paragraph in text.splitlines() or [""]
-        for line in textwrap.wrap(paragraph, _CHARACTERS - 3 * bold) or [""]
-    ]
+    font = _font(_TEXT, bold)
+    lines = [line for paragraph in text.splitlines() or [""] for line in _wrap(paragraph, font)]
     block = Image.new("RGB", (_CELL, _LINE * len(lines)), _PAPER)
     pen = ImageDraw.Draw(block)
     for number, line in enumerate(lines):
-        pen.text((0, number * _LINE), line, colour, _font(_TEXT, bold))
+        pen.text((0, number * _LINE), line, colour, font)
     return block
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont) -> Iterator[str]:
+    """Yield lines of words that fit a cell; a word that is too long is broken."""
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}" if line else word
+        if font.getlength(longer) > _CELL and line:
+            yield line
+            longer = word
+        while font.getlength(longer) > _CELL:
+            fits = next(n for n in range(len(longer), 0, -1) if font.getlength(longer[:n]) <= _CELL)
+            yield longer[:fits]
+            longer = longer[fits:]
+        line = longer
+    yield line
 
 
 def _heading(text: str, width: int) -> Image.Image:

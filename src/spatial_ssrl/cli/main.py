@@ -44,6 +44,12 @@ COMMANDS = {
         f"{_COMMANDS}.preview:preview",
         bare="--images",
     ),
+    "audit": Command(
+        "look for uneven answers, repetitions and shortcuts in questions",
+        "spatial-ssrl audit photos/ --count 3000",
+        f"{_COMMANDS}.audit:audit",
+        bare="--images",
+    ),
     "curate": Command(
         "make a set of questions on disk, of any size, with a record of how it was made",
         "spatial-ssrl curate photos/ --count 1000 --out sets/photos",

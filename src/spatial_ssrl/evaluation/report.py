@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -50,14 +48,6 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
     table.add_section()
     table.add_row(*_cells("mean", results["mean"]), style="bold")
     return table
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file; it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(path)
 
 
 def _row(chance: float, before: Accuracy, after: Accuracy, gain: Gain) -> dict[str, Any]:

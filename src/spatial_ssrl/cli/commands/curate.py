@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from spatial_ssrl.cli.commands.preview import source_of, tasks_for
 from spatial_ssrl.cli.files import check_writable
+from spatial_ssrl.cli.questions import source_of, tasks_for
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.plugins import load_plugins
 from spatial_ssrl.data.curated import Engine, ImageEncoding, SetPart, SetPlan, make_set

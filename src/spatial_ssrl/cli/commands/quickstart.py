@@ -20,8 +20,9 @@ from spatial_ssrl.cli import fit
 from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.cli.shipped import shipped_config
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.files import write_json
 from spatial_ssrl.evaluation.curves import draw_curves
-from spatial_ssrl.evaluation.report import compare, comparison_table, write_json
+from spatial_ssrl.evaluation.report import compare, comparison_table
 from spatial_ssrl.images import ImageFolder
 from spatial_ssrl.training.callbacks.question_records import read_records
 from spatial_ssrl.training.held_out import AnswerRecord
