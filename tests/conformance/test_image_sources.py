@@ -4,11 +4,12 @@ import json
 import pickle
 from functools import partial
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from spatial_ssrl.images import IMAGE_SOURCES, ImageFolder, RGBDPairs, SyntheticScenes
+from spatial_ssrl.images import IMAGE_SOURCES, HubColumns, ImageFolder, RGBDPairs, SyntheticScenes
 from spatial_ssrl.images.base import ImageSource
 from support.rgbd_trees import IN_HDF5, WRITERS, build
 
@@ -36,10 +37,25 @@ def annotations(folder):
     return path
 
 
+def saved_set(folder):
+    """Save the three pictures with depth, and a row without a picture, as a table."""
+    files(folder)
+    table = {
+        kind: [*({"bytes": (folder / kind / f"{n}.png").read_bytes()} for n in range(3)), None]
+        for kind in ("rgb", "depth")
+    }
+    kinds = datasets.Features({name: datasets.Image() for name in table})
+    datasets.Dataset.from_dict(table, features=kinds).save_to_disk(str(folder / "set"))
+    return str(folder / "set")
+
+
 BUILD = {
     "synthetic_scenes": lambda cls, folder: cls(count=3, size=SIZE),
     "image_folder": lambda cls, folder: cls(files(folder) / "rgb"),
     "coco": lambda cls, folder: cls(files(folder) / "rgb", annotations(folder)),
+    "hub_images": lambda cls, folder: cls(
+        saved_set(folder), columns=HubColumns(depth="depth", depth_scale=0.001)
+    ),
     "rgbd_pairs": lambda cls, folder: cls(
         files(folder), "rgb/{name}.png", "depth/{name}.png", depth_scale=0.001
     ),

@@ -16,6 +16,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "CocoImages": {"folder": "val2017", "annotations": "captions_val2017.json"},
     "ConcatSources": {"sources": ["SyntheticScenes"]},
     "HFVisionLanguagePolicy": {"model": "someone/a-model"},
+    "HubImages": {"dataset": "someone/a-set"},
     "ImageFolder": {"folder": "photos"},
     **{
         name: {"folder": "frames"}

@@ -5,6 +5,8 @@ from spatial_ssrl.images.cached import CachedScenes
 from spatial_ssrl.images.coco import CocoImages
 from spatial_ssrl.images.concat import ConcatSources
 from spatial_ssrl.images.folder import ImageFolder
+from spatial_ssrl.images.hub import HubImages
+from spatial_ssrl.images.hub_rows import HubColumns, PictureFit
 from spatial_ssrl.images.rgbd import (
     DIODE,
     SUNRGBD,
@@ -29,6 +31,8 @@ __all__ = [
     "CachedScenes",
     "CocoImages",
     "ConcatSources",
+    "HubColumns",
+    "HubImages",
     "Hypersim",
     "ImageFolder",
     "ImageSource",
@@ -38,6 +42,7 @@ __all__ = [
     "NYUv2Pairs",
     "NYUv2Raw",
     "PFMDisparity",
+    "PictureFit",
     "RGBDPairs",
     "ScanNet",
     "SyntheticScenes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -172,6 +173,11 @@ def _plain(value: object, where: str) -> Any:
         return str(value.expanduser().resolve())
     if isinstance(value, ImageSource):
         return settings_of(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(getattr(value, field.name), where)
+            for field in dataclasses.fields(value)
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(item, where) for item in value]
     if isinstance(value, dict):
