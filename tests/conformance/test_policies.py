@@ -48,7 +48,8 @@ def policy(request: pytest.FixtureRequest, tiny_qwen_folder: Path) -> PolicyBack
 @lru_cache(maxsize=1)
 def questions() -> tuple[Question, ...]:
     scenes = SyntheticScenes(count=3, size=64)
-    tasks = (FlippedPatch(), CroppedInpainting(), ShuffledPatches())
+    kinds = (FlippedPatch, CroppedInpainting, ShuffledPatches)
+    tasks = [kind(wording="terse") for kind in kinds]
     return tuple(
         task.make(scenes.scene(index), rng_for(1, index)) for index, task in enumerate(tasks)
     )

@@ -22,7 +22,7 @@ def policy():
 @pytest.fixture(scope="module")
 def prompts(policy):
     scenes = SyntheticScenes(count=2, size=64)
-    tasks = (CroppedInpainting(), DepthOrder())
+    tasks = (CroppedInpainting(wording="terse"), DepthOrder(wording="terse"))
     return policy.collator()(
         [task.make(scenes.scene(i), rng_for(0, i)) for i, task in enumerate(tasks)]
     )

@@ -71,9 +71,8 @@ def tiny_data(**settings: Any) -> PretextDataModule:
         "epoch_questions": 400,
         "evaluation": HeldOutSettings(val_questions=2, test_questions=3, batch_size=4),
     }
-    return PretextDataModule(
-        [SyntheticScenes(20, 32)], [FlippedPatch(), DepthOrder()], **(defaults | settings)
-    )
+    tasks = [FlippedPatch(wording="terse"), DepthOrder(wording="terse")]
+    return PretextDataModule([SyntheticScenes(20, 48)], tasks, **(defaults | settings))
 
 
 def tiny_rl(policy: TinyVLM | None = None, **settings: Any) -> RLModule:

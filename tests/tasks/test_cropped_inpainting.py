@@ -143,3 +143,127 @@ def test_wide_picture_has_a_square_hole(scenes):
     wide = Scene(np.concatenate([scene.image for scene in scenes[:3]], axis=1), "wide")
     question = CroppedInpainting(side_ratio=0.25).make(wide, np.random.default_rng(1))
     assert [image.shape for image in question.images] == [(64, 192, 3)] + 4 * [(16, 16, 3)]
+
+
+@pytest.mark.parametrize(("fill", "value"), [("black", 0), ("grey", 128), ("white", 255)])
+@pytest.mark.parametrize("mix", ["paper", "matched"])
+def test_hole_has_the_colour_asked_for(scenes, fill, value, mix):
+    question = CroppedInpainting(fill=fill, mix=mix).make(scenes[0], np.random.default_rng(0))
+    top, left, bottom, right = question.meta["box"]
+    assert (question.images[0][top:bottom, left:right] == value).all()
+    assert f"{fill} " in question.prompt
+
+
+def test_mean_hole_does_not_depend_on_what_it_hides(scenes):
+    task = CroppedInpainting(fill="mean")
+    question = task.make(scenes[0], np.random.default_rng(0))
+    top, left, bottom, right = question.meta["box"]
+    hidden = np.zeros((64, 64), bool)
+    hidden[top:bottom, left:right] = True
+    expected = scenes[0].image[~hidden].astype(float).mean(axis=0)
+    colour = question.images[0][top, left]
+    assert (question.images[0][hidden] == colour).all()
+    assert colour == pytest.approx(expected, abs=1)
+
+
+def test_a_hole_that_cannot_be_seen_is_rejected():
+    """Grey with a few spots: crops differ twice as much from each other as from plain grey."""
+    spots = np.random.default_rng(0).choice([88, 128, 168], (32, 32, 1), p=[0.05, 0.9, 0.05])
+    image = np.kron(spots, np.ones((8, 8, 3))).astype(np.uint8)
+    scene, settings = Scene(image, "fog"), {"side_ratio": 0.3, "min_difference": 0.02}
+    grey = CroppedInpainting(mix="matched", fill="grey", min_shift=1.0, **settings)
+    black = CroppedInpainting(mix="matched", min_shift=1.0, **settings)
+    reasons = set()
+    for seed in range(10):
+        with pytest.raises(SceneRejected) as caught:
+            grey.make(scene, np.random.default_rng(seed))
+        reasons.add(caught.value.reason)
+        black.make(scene, np.random.default_rng(seed))
+    assert "the hole can hardly be seen" in reasons
+
+
+def test_only_the_distractors_asked_for_are_drawn(scenes):
+    allowed = ("rotated_left", "interior", "exterior_2")
+    task = CroppedInpainting(distractors=allowed)
+    for seed, scene in enumerate(scenes[:20]):
+        kinds = task.make(scene, np.random.default_rng(seed)).meta["candidates"]
+        assert sorted(kinds) == sorted([*allowed, "true"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distractors": ("interior", "exterior_2")}, "distractors must be three or more"),
+        ({"distractors": ("interior",) * 3}, "each once, got .'interior'"),
+        ({"distractors": ("interior", "exterior_2", "blurred")}, "got .*'blurred'"),
+        ({"fill": "red"}, "fill must be one of black, grey, white, mean, got 'red'"),
+        ({"mix": "hard"}, "mix must be one of paper, matched, got 'hard'"),
+        ({"min_shift": 0}, r"min_shift must be in \(0, 1\], got 0"),
+    ],
+)
+def test_unknown_choices_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        CroppedInpainting(**settings)
+
+
+def test_matched_candidates_are_equal_squares_well_apart(scenes):
+    task = CroppedInpainting(mix="matched", side_ratio=0.3, detail=1.0, min_shift=0.7)
+    for seed, scene in enumerate(scenes[:30]):
+        question = task.make(scene, np.random.default_rng(seed))
+        places = np.array(question.meta["places"])
+        assert tuple(places["ABCD".index(question.answer)]) == question.meta["box"]
+        for (top, left, bottom, right), image in zip(places, question.images[1:], strict=True):
+            assert np.array_equal(image, scene.image[top:bottom, left:right])
+        shifts = np.abs(places[:, None, :2] - places[None, :, :2]).max(axis=-1)
+        assert shifts[np.triu_indices(4, 1)].min() >= 0.7 * 19
+
+
+def test_nothing_in_matched_candidates_tells_the_right_one(scenes):
+    """The rank of the right candidate is uniform by any measure of the candidates alone."""
+    task, rng = CroppedInpainting(mix="matched"), np.random.default_rng(5)
+    ranks = {"bright": [], "rough": [], "upright": [], "outer": []}
+    for scene in [scene for scene in scenes for _ in range(20)]:
+        try:
+            question = task.make(scene, rng)
+        except SceneRejected:
+            continue
+        values = np.stack(question.images[1:]).astype(float).mean(axis=-1)
+        answer = "ABCD".index(question.answer)
+        mean = values.mean(axis=0)
+        scores = {
+            "bright": values.mean(axis=(1, 2)),
+            "rough": np.abs(np.diff(values, axis=1)).mean(axis=(1, 2)),
+            "upright": values[:, :16].mean(axis=(1, 2)) - values[:, 16:].mean(axis=(1, 2)),
+            "outer": np.abs(values - mean).mean(axis=(1, 2)),
+        }
+        for name, score in scores.items():
+            ranks[name].append(int((score < score[answer]).sum()))
+    for name, found in ranks.items():
+        assert len(found) > 800
+        assert chisquare(np.bincount(found, minlength=4)).pvalue > 1e-3, name
+
+
+def test_matched_worked_answer_tells_where_each_distractor_lies(scenes):
+    task = CroppedInpainting(mix="matched")
+    for seed, scene in enumerate(scenes[:30]):
+        question = task.make(scene, np.random.default_rng(seed))
+        top, left = question.meta["box"][:2]
+        sentences = question.explanation.split(". ")
+        for letter, place in zip("ABCD", question.meta["places"], strict=True):
+            down, right = place[0] - top, place[1] - left
+            (told,) = [s for s in sentences[1:5] if letter in s.replace("Candidate", "")]
+            if letter == question.answer:
+                assert not any(word in told for word in ("below", "above", "to the"))
+                continue
+            assert ("below" in told) == (down > 0 and 2 * down >= abs(right))
+            assert ("above" in told) == (down < 0 and -2 * down >= abs(right))
+            assert ("to the right" in told) == (right > 0 and 2 * right >= abs(down))
+            assert ("to the left" in told) == (right < 0 and -2 * right >= abs(down))
+
+
+def test_no_room_for_four_squares_is_a_reason():
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    with pytest.raises(SceneRejected, match="no room for squares that are well apart"):
+        CroppedInpainting(mix="matched", min_shift=1).make(
+            Scene(image, "square"), np.random.default_rng(0)
+        )

@@ -75,6 +75,21 @@ def pattern(quarter):
     return Scene(image, "pattern")
 
 
+def test_worked_answer_names_the_patch_its_neighbours_and_the_direction(scenes):
+    neighbours = {0: "1 and 3", 1: "0, 2 and 4", 2: "1 and 5"}
+    neighbours |= {3: "0 and 4", 4: "1, 3 and 5", 5: "2 and 4"}
+    texts = set()
+    for seed in range(60):
+        question = FlippedPatch(2, 3).make(scenes[0], np.random.default_rng(seed))
+        patch, axis = question.answer.split(",")
+        text = question.explanation
+        assert f"patches {neighbours[int(patch)]}" in text
+        assert f"atch {patch}" in text
+        assert axis in text.split(". ")[-1]
+        texts.add(text)
+    assert len(texts) > 30
+
+
 ROWS, COLUMNS = np.indices((32, 32))
 QUARTERS = {
     "plain": np.full((32, 32), 100),

@@ -25,18 +25,42 @@ def test_patches_lie_in_reading_order_and_join_back(rows, columns):
 
 
 def test_crop_drops_only_what_fills_no_patch():
-    image = noise(35, 50, 3)
-    assert np.array_equal(grid.crop_to_grid(image, 2, 3), image[:34, :48])
+    image = noise(43, 50, 3)
+    assert np.array_equal(grid.crop_to_grid(image, 2, 3), image[:42, :48])
 
 
-def test_patches_under_eight_pixels_are_refused():
-    assert grid.crop_to_grid(noise(16, 16, 3), 2, 2).shape == (16, 16, 3)
-    with pytest.raises(SceneRejected, match="too small"):
-        grid.crop_to_grid(noise(15, 100, 3), 2, 2)
+def test_patches_under_sixteen_pixels_and_pictures_under_forty_are_refused():
+    assert grid.crop_to_grid(noise(40, 48, 3), 2, 3).shape == (40, 48, 3)
+    for shape in ((40, 47, 3), (39, 100, 3)):
+        with pytest.raises(SceneRejected, match="too small"):
+            grid.crop_to_grid(noise(*shape), 2, 3)
 
 
-@pytest.mark.parametrize("shape", [(0, 2), (1, 1), (2, -1)])
-def test_a_grid_needs_two_patches(shape):
+@pytest.mark.parametrize(
+    ("rows", "columns", "names"),
+    [
+        (
+            2,
+            2,
+            ["top-left corner", "top-right corner", "bottom-left corner", "bottom-right corner"],
+        ),
+        (1, 3, ["left part", "middle part", "right part"]),
+        (4, 1, ["top part", "second part from the top", "third part from the top", "bottom part"]),
+    ],
+)
+def test_places_have_names(rows, columns, names):
+    count = rows * columns
+    assert [grid.place_name(i, rows, columns) for i in range(count)] == [f"the {n}" for n in names]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 5), (10, 10), (10, 1)])
+def test_names_of_places_differ(rows, columns):
+    count = rows * columns
+    assert len({grid.place_name(index, rows, columns) for index in range(count)}) == count
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 1), (2, -1), (11, 2)])
+def test_a_grid_needs_two_patches_and_at_most_ten_a_line(shape):
     with pytest.raises(ConfigError, match=f"rows={shape[0]}, columns={shape[1]}"):
         grid.check_grid(*shape)
 

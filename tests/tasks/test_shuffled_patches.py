@@ -62,7 +62,7 @@ def test_undo_recovers_the_picture_under_border_and_index(scenes):
 
 
 def test_without_labels_undo_recovers_all_but_the_borders(scenes):
-    task = ShuffledPatches(labels=False)
+    task = ShuffledPatches(label_style="place")
     undone = task.undo(task.make(scenes[0], np.random.default_rng(0)))
     inside = np.pad(np.ones((30, 30), bool), 1)
     inside = np.tile(inside, (2, 2))
@@ -78,7 +78,7 @@ def test_every_order_is_equally_likely(scenes):
 
 
 def test_a_masked_patch_is_white_and_still_has_its_place(scenes):
-    task = ShuffledPatches(masked=True, labels=False)
+    task = ShuffledPatches(masked=True, label_style="place")
     masked = set()
     for seed, scene in enumerate(scenes[:30]):
         question = task.make(scene, np.random.default_rng(seed))
@@ -104,6 +104,58 @@ def test_prompt_names_the_grid_and_a_possible_answer(scenes, rows, columns, exam
     grid = f"{rows} row{'s' * (rows > 1)} and {columns} columns"
     assert grid in prompt
     assert prompt.endswith(f"such as {example}.")
+
+
+def test_patches_as_pictures_are_whole_and_undone_by_the_answer(scenes):
+    task = ShuffledPatches(2, 3, label_style="images")
+    for seed, scene in enumerate(scenes[:20]):
+        question = task.make(scene, np.random.default_rng(seed))
+        assert [image.shape for image in question.images] == [(32, 21, 3)] * 6
+        assert np.array_equal(task.undo(question), scene.image[:64, :63])
+        assert question.prompt.startswith("<image>" * 6)
+        assert "in the order in which they are shown" in question.prompt
+
+
+def test_worked_answer_names_the_place_and_the_neighbours_of_each_patch(scenes):
+    """Read back from the words: `place` and "its right edge goes on in patch n"."""
+    corners = ("top-left", "top-right", "bottom-left", "bottom-right")
+    starts = set()
+    for seed in range(40):
+        question = ShuffledPatches().make(scenes[0], np.random.default_rng(seed))
+        order = question.answer.split(",")
+        sentences = question.explanation.split(". ")
+        starts.add(sentences[0])
+        for place, corner in enumerate(corners):
+            (told,) = [sentence for sentence in sentences if f"{corner} corner" in sentence]
+            named, _, edges = told.partition(":")
+            assert [c for c in named if c.isdigit()] == [order[place]]
+            others = {1: "right", 2: "lower"}
+            expected = {
+                f"{others[step]} edge goes on in patch {order[place + step]}"
+                for step in others
+                if place + step < 4 and not (place == 1 and step == 1)
+            }
+            assert edges.count("edge") == len(expected)
+            assert all(sentence in edges for sentence in expected)
+        assert f"{', '.join(order[:3])} and {order[3]}" in sentences[-1]
+    assert len(starts) >= 4
+
+
+def test_worked_answer_gives_a_white_patch_the_place_that_is_left(scenes):
+    task = ShuffledPatches(masked=True)
+    for seed in range(10):
+        question = task.make(scenes[0], np.random.default_rng(seed))
+        masked = question.meta["masked"]
+        corners = ("top-left", "top-right", "bottom-left", "bottom-right")
+        corner = corners[question.meta["order"].index(masked)]
+        told = f"Patch {masked} is white and takes the place that is left, the {corner} corner."
+        assert told in question.explanation
+        assert f"in patch {masked}" not in question.explanation
+
+
+def test_unknown_label_style_is_refused():
+    with pytest.raises(ConfigError, match="label_style must be one of index, place, images, got"):
+        ShuffledPatches(label_style="letters")
 
 
 def test_chance_is_one_in_all_orders(scenes):

@@ -2,95 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from spatial_ssrl.core.errors import ConfigError, SceneRejected
 from spatial_ssrl.core.questions import Question, Scene
+from spatial_ssrl.tasks import crops, grid, inpainting_words
 from spatial_ssrl.tasks.base import TASKS, PretextTask
-from spatial_ssrl.tasks.wording import Wording, check_wording, one_of
+from spatial_ssrl.tasks.inpainting_words import LETTERS
+from spatial_ssrl.tasks.wording import Wording, check_wording
 
-Pixels = npt.NDArray[np.uint8]
+Distractor = Literal["rotated_left", "rotated_right", "interior", "exterior_1.5", "exterior_2"]
+"""What a wrong candidate of the "paper" mix shows, relative to the right one."""
+Mix = Literal["paper", "matched"]
+"""Whether wrong candidates are the right one changed, or other parts of the picture."""
+Fill = Literal["black", "grey", "white", "mean"]
+"""Colour of the hole; "mean" is the mean colour of the picture around it."""
 
-LETTERS = ("A", "B", "C", "D")
-DISTRACTORS = ("rotated_left", "rotated_right", "interior", "exterior_1.5", "exterior_2")
-_IN_WORDS = {
-    "true": "fits",
-    "rotated_left": "is turned left",
-    "rotated_right": "is turned right",
-    "interior": "is zoomed in",
-    "exterior_1.5": "is zoomed out",
-    "exterior_2": "is zoomed out",
-}
-_SHORT_PROMPT = (
-    "<image><image><image><image><image>The first picture has a black square hole. "
-    "The others are candidates A, B, C and D. Which one fills the hole, neither "
-    "turned nor zoomed? Answer with one letter, such as C."
-)
-_OPENINGS = (
-    "A square was cut out of the first picture and painted black.",
-    "The first picture has a black square hole.",
-    "In the first picture a square part is missing; it is black.",
-    "Part of the first picture, a square, is covered in black.",
-)
-_OFFERS = (
-    "The next four pictures are candidates A, B, C and D, in this order.",
-    "The four pictures after it, A, B, C and D, are patches that may belong there.",
-    "Then follow four patches in the order A, B, C, D.",
-)
-_REQUESTS = (
-    "Which of them is the missing part, in its right direction and size? Answer with one letter, "
-    "such as C.",
-    "Choose the one that completes the picture as it was, neither turned nor zoomed. Give its "
-    "letter alone, such as C.",
-    "Only one fits as it is, without turning or scaling it. Reply with its letter, such as C.",
-    "Exactly one continues its surroundings on all sides at the same scale. Name it by its "
-    "letter, such as C.",
-)
-_STARTS = (
-    "I compare each candidate with what surrounds the hole.",
-    "The right patch has to go on at all four sides of the hole.",
-    "Let me check direction and scale of every candidate.",
-    "What lies around the hole has to continue in the patch.",
-)
-_VERDICTS = {
-    "true": (
-        "Candidate {letter} continues the lines and surfaces around the hole at their scale.",
-        "{letter} goes on at every side of the hole.",
-        "The edges of {letter} meet those of the hole, with the same direction and size.",
-    ),
-    "rotated_left": (
-        "Candidate {letter} is turned a quarter to the left: its right side is now on top.",
-        "{letter} is turned left by 90 degrees.",
-        "What should be on the right of {letter} is on top, so it is turned left.",
-    ),
-    "rotated_right": (
-        "Candidate {letter} is turned a quarter to the right: its left side is now on top.",
-        "{letter} is turned right by 90 degrees.",
-        "What should be on the left of {letter} is on top, so it is turned right.",
-    ),
-    "interior": (
-        "Candidate {letter} shows only the middle of the missing part, enlarged.",
-        "{letter} is zoomed in: everything in it is twice too large.",
-        "Things in {letter} are larger than those around the hole.",
-    ),
-    "exterior_1.5": (
-        "Candidate {letter} shows more than the missing part, with everything smaller.",
-        "{letter} is zoomed out a little and repeats what is around the hole.",
-        "Things in {letter} are somewhat smaller than those around the hole.",
-    ),
-    "exterior_2": (
-        "Candidate {letter} shows twice the width of the hole, with everything at half its size.",
-        "{letter} is zoomed out a lot and repeats what is around the hole.",
-        "Things in {letter} have half the size of those around the hole.",
-    ),
-}
-_ENDS = ("So {letter} fills the hole.", "The missing part is {letter}.", "It is {letter}.")
+DISTRACTORS: tuple[Distractor, ...] = get_args(Distractor)
+_COLOURS = {"black": 0.0, "grey": 128.0, "white": 255.0}
 # Side of the area each candidate shows, relative to the hole.
 _EXTENT = {"interior": 0.5, "exterior_1.5": 1.5, "exterior_2": 2.0}
 _SMALLEST_HOLE = 8  # pixels
 _DRAWS = 8  # holes tried before a picture is given up
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """A hole and its candidates.
+
+    `kinds`, `coarse` and `places` go from A to D: what each candidate is, its samples (g, g, 3)
+    on the common grid, and the top row and left column of its square or, when it was made from
+    the right patch, of the hole.
+    """
+
+    kinds: list[str]
+    coarse: list[crops.Pixels]
+    places: list[tuple[int, int]]
+    answer: int
 
 
 @TASKS.register("cropped_inpainting")
@@ -98,25 +51,41 @@ class CroppedInpainting(PretextTask):
     """Choose which of four candidates fills the square hole of a picture.
 
     The question shows five pictures: the one with the hole, then candidates A to D, each of
-    the hole's size. Three distractors are drawn without replacement from five: the right
-    patch turned 90 degrees left or right, its central half enlarged, and its surroundings at
-    1.5 and 2 times its side.
+    the hole's size. There are two mixes of candidates:
+
+    - "paper": three distractors are drawn without replacement from five: the right patch
+      turned 90 degrees left or right, its central half enlarged, and its surroundings at 1.5
+      and 2 times its side. Who knows which way is up can tell a turned patch from a straight
+      one without the holed picture.
+    - "matched": four squares of one size are drawn from the picture, all by the same law and
+      under conditions that treat them alike; then one of them, each as likely, becomes the hole.
+      The candidates are thus exchangeable, so they alone say nothing about the answer. As the
+      distractors lie elsewhere in the picture, finding them there is one way to rule them out.
 
     `meta`: `box`, the hole as (top, left, bottom, right) in pixels, end exclusive;
-    `candidates`, the kinds in the order A to D: "true" or one of `DISTRACTORS`.
+    `candidates`, the kinds in the order A to D: "true", one of `DISTRACTORS`, or "elsewhere";
+    `places`, the boxes the candidates of the "matched" mix were cut from, () for "paper".
 
     Departures from the reference:
         1. Every candidate, the right one included, is sampled onto one coarse grid, then
            enlarged, so that neither blur nor sharpness tells them apart.
         2. Surroundings that reach over the edge are shifted inward rather than squeezed.
-        3. A hole whose distractor looks like the right patch is drawn again, then rejected.
+        3. A hole whose distractor looks like the right patch, or that can hardly be seen, is
+           drawn again, then rejected.
+        4. There is the "matched" mix.
 
     Args:
         side_ratio: Side of the hole relative to the picture's shorter side, in (0, 0.5].
         detail: Side of the common grid relative to the hole, in (0, 1]. Above 0.5 the enlarged
-            candidate is blurrier than the others.
-        min_difference: Least mean difference of the right patch and a distractor, in [0, 1]
-            of the full range of intensity.
+            candidate of the "paper" mix is blurrier than the others.
+        min_difference: Least mean difference of the right patch to a distractor and to the
+            hole, in [0, 1] of the full range of intensity; under "matched", of any two
+            candidates and of each to the hole.
+        fill: Colour of the hole.
+        distractors: What the "paper" mix draws from, at least three.
+        mix: Where distractors come from.
+        min_shift: Least shift between two squares of the "matched" mix, along rows or columns,
+            relative to their side, in (0, 1].
         wording: Several phrasings and full worked answers, or one short form of each.
 
     References:
@@ -128,109 +97,148 @@ class CroppedInpainting(PretextTask):
         side_ratio: float = 0.5,
         detail: float = 0.5,
         min_difference: float = 0.03,
+        fill: Fill = "black",
+        distractors: tuple[Distractor, ...] = DISTRACTORS,
+        mix: Mix = "paper",
+        min_shift: float = 0.5,
         wording: Wording = "varied",
     ) -> None:
-        check_wording(wording)
         if not 0 < side_ratio <= 0.5:
             raise ConfigError(
                 f"side_ratio must be in (0, 0.5] so that twice the hole fits, got {side_ratio}."
             )
         if not 0 < detail <= 1:
             raise ConfigError(f"detail must be in (0, 1], got {detail}.")
+        if not 0 < min_shift <= 1:
+            raise ConfigError(f"min_shift must be in (0, 1], got {min_shift}.")
+        _check_choice("fill", fill, get_args(Fill))
+        _check_choice("mix", mix, get_args(Mix))
+        check_wording(wording)
+        known = set(distractors) <= set(DISTRACTORS)
+        if not known or len(set(distractors)) != len(distractors) or len(distractors) < 3:
+            raise ConfigError(
+                f"distractors must be three or more of {', '.join(DISTRACTORS)}, each once, "
+                f"got {list(distractors)}."
+            )
         self.side_ratio = side_ratio
         self.detail = detail
         self.min_difference = min_difference
+        self.fill = fill
+        self.distractors = tuple(distractors)
+        self.mix = mix
+        self.min_shift = min_shift
         self.wording = wording
 
     def make(self, scene: Scene, rng: np.random.Generator) -> Question:
         """Cut a hole into `scene` and draw candidates; see `PretextTask.make`."""
-        height, width = scene.image.shape[:2]
-        side = int(self.side_ratio * min(height, width))
-        if side < _SMALLEST_HOLE:
+        side = int(self.side_ratio * min(scene.image.shape[:2]))
+        if side < _SMALLEST_HOLE or min(scene.image.shape[:2]) < grid.SMALLEST_PICTURE:
             raise SceneRejected("the picture is too small for the hole")
+        draw_once = self._draw_matched if self.mix == "matched" else self._draw_paper
         source = Image.fromarray(scene.image)
+        reason = ""
         for _ in range(_DRAWS):
-            top = int(rng.integers(height - side + 1))
-            left = int(rng.integers(width - side + 1))
-            kinds = [DISTRACTORS[i] for i in rng.permutation(len(DISTRACTORS))[:3]]
-            place = int(rng.integers(len(LETTERS)))
-            kinds.insert(place, "true")
-            coarse = self._candidates(source, top, left, side, kinds)
-            if self._differ(coarse, place):
+            draw = draw_once(source, side, rng)
+            top, left = draw.places[draw.answer]
+            colour = self._colour(scene.image, top, left, side)
+            reason = self._flaw(draw, colour)
+            if not reason:
                 break
         else:
-            raise SceneRejected("a distractor looks like the right patch")
+            raise SceneRejected(reason)
         holed = scene.image.copy()
-        holed[top : top + side, left : left + side] = 0
-        candidates = tuple(_enlarge(patch, side) for patch in coarse)
-        terse = self.wording == "terse"
+        holed[top : top + side, left : left + side] = colour
+        matched = self.mix == "matched"
+        if self.wording == "terse":
+            prompt = inpainting_words.short_prompt(self.fill, matched)
+            explanation = inpainting_words.explain_shortly(draw.kinds)
+        else:
+            prompt = inpainting_words.varied_prompt(self.fill, matched, rng)
+            offsets = [(row - top, column - left) for row, column in draw.places]
+            explanation = inpainting_words.explain(draw.kinds, offsets, rng)
+        boxes = tuple((row, column, row + side, column + side) for row, column in draw.places)
         return Question(
-            uid=self.uid(scene, top, left, kinds),
+            uid=self.uid(scene, draw.places, draw.kinds),
             task=TASKS.key_of(self),
-            images=(holed, *candidates),
-            prompt=_SHORT_PROMPT if terse else _prompt(rng),
-            answer=LETTERS[place],
+            images=(holed, *(crops.enlarge(patch, side) for patch in draw.coarse)),
+            prompt=prompt,
+            answer=LETTERS[draw.answer],
             answer_kind="choice",
             choices=LETTERS,
             chance=1 / len(LETTERS),
-            explanation=_explain_shortly(kinds) if terse else _explain(kinds, rng),
-            meta={"box": (top, left, top + side, left + side), "candidates": kinds},
+            explanation=explanation,
+            meta={
+                "box": boxes[draw.answer],
+                "candidates": draw.kinds,
+                "places": boxes if matched else (),
+            },
         )
 
-    def _candidates(
-        self, source: Image.Image, top: int, left: int, side: int, kinds: list[str]
-    ) -> list[Pixels]:
-        """Return each candidate on the common grid, (g, g, 3)."""
-        grid = max(4, round(self.detail * side))
-        true = _sample(source, top, left, side, 1.0, grid)
+    def _draw_paper(self, source: Image.Image, side: int, rng: np.random.Generator) -> _Draw:
+        """Draw a hole, and three ways to change what it showed."""
+        top = int(rng.integers(source.height - side + 1))
+        left = int(rng.integers(source.width - side + 1))
+        order = rng.permutation(len(self.distractors))
+        kinds: list[str] = [self.distractors[index] for index in order[:3]]
+        answer = int(rng.integers(len(LETTERS)))
+        kinds.insert(answer, "true")
+        points = self._points(side)
+        true = crops.sample(source, top, left, side, 1.0, points)
         turned = {"true": true, "rotated_left": np.rot90(true), "rotated_right": np.rot90(true, 3)}
-        return [
+        coarse = [
             turned[kind]
             if kind in turned
-            else _sample(source, top, left, side, _EXTENT[kind], grid)
+            else crops.sample(source, top, left, side, _EXTENT[kind], points)
             for kind in kinds
         ]
+        return _Draw(kinds, coarse, [(top, left)] * len(kinds), answer)
 
-    def _differ(self, candidates: list[Pixels], place: int) -> bool:
-        values = np.stack(candidates).astype(np.int16)
-        differences = np.abs(values - values[place]).mean(axis=(1, 2, 3))
-        differences[place] = np.inf
-        return bool(differences.min() >= 255 * self.min_difference)
+    def _draw_matched(self, source: Image.Image, side: int, rng: np.random.Generator) -> _Draw:
+        """Draw four squares of the picture alike, then which of them becomes the hole."""
+        shape = (source.height, source.width)
+        found = crops.apart(shape, side, self.min_shift, len(LETTERS), rng)
+        if found is None:
+            raise SceneRejected("no room for squares that are well apart")
+        places = [(int(top), int(left)) for top, left in found]
+        points = self._points(side)
+        coarse = [crops.sample(source, *place, side, 1.0, points) for place in places]
+        answer = int(rng.integers(len(LETTERS)))
+        kinds = ["true" if index == answer else "elsewhere" for index in range(len(LETTERS))]
+        return _Draw(kinds, coarse, places, answer)
+
+    def _points(self, side: int) -> int:
+        return max(4, round(self.detail * side))
+
+    def _flaw(self, draw: _Draw, colour: np.ndarray) -> str:
+        """Return why a draw has no unique answer, or "" when it has one."""
+        values = np.stack(draw.coarse).astype(np.int16)
+        to_hole = np.abs(values - np.int16(np.rint(colour))).mean(axis=(1, 2, 3))
+        if self.mix == "matched":
+            first, second = np.triu_indices(len(values), k=1)
+            nearest = np.abs(values[first] - values[second]).mean(axis=(1, 2, 3)).min()
+            visible = to_hole.min()
+        else:
+            differences = np.abs(values - values[draw.answer]).mean(axis=(1, 2, 3))
+            nearest = np.delete(differences, draw.answer).min()
+            visible = to_hole[draw.answer]
+        if nearest < 255 * self.min_difference:
+            return "a distractor looks like the right patch"
+        return "" if visible >= 255 * self.min_difference else "the hole can hardly be seen"
+
+    def _colour(self, image: crops.Pixels, top: int, left: int, side: int) -> np.ndarray:
+        """Return the colour of the hole, (3,), which must not depend on what it hides."""
+        if self.fill != "mean":
+            return np.full(3, _COLOURS[self.fill])
+        hidden = image[top : top + side, left : left + side]
+        total = _sum(image) - _sum(hidden)
+        return np.asarray(total / max(1, image[..., 0].size - side * side))
 
 
-def _prompt(rng: np.random.Generator) -> str:
-    parts = [one_of(form, rng) for form in (_OPENINGS, _OFFERS, _REQUESTS)]
-    return "<image>" * (1 + len(LETTERS)) + " ".join(parts)
+def _sum(pixels: crops.Pixels) -> np.ndarray:
+    # Rows first, whose pixels lie together in memory.
+    return np.asarray(pixels.sum(axis=0, dtype=np.uint64).sum(axis=0), dtype=np.float64)
 
 
-def _explain(kinds: list[str], rng: np.random.Generator) -> str:
-    """Say what each candidate shows, and so which one is left."""
-    sentences = [one_of(_STARTS, rng)]
-    for letter, kind in zip(LETTERS, kinds, strict=True):
-        sentences.append(one_of(_VERDICTS[kind], rng).format(letter=letter))
-    sentences.append(one_of(_ENDS, rng).format(letter=LETTERS[kinds.index("true")]))
-    return " ".join(sentences)
-
-
-def _explain_shortly(kinds: list[str]) -> str:
-    return " ".join(
-        f"{letter} {_IN_WORDS[kind]}." for letter, kind in zip(LETTERS, kinds, strict=True)
-    )
-
-
-def _sample(
-    source: Image.Image, top: int, left: int, side: int, extent: float, grid: int
-) -> Pixels:
-    """Sample the square `extent` times as large as the hole, with its centre, onto (g, g, 3)."""
-    shown = extent * side
-    x = min(max(left + (side - shown) / 2, 0), source.width - shown)
-    y = min(max(top + (side - shown) / 2, 0), source.height - shown)
-    small = source.resize((grid, grid), Image.Resampling.BICUBIC, box=(x, y, x + shown, y + shown))
-    return np.asarray(small)
-
-
-def _enlarge(patch: Pixels, side: int) -> Pixels:
-    large = Image.fromarray(np.ascontiguousarray(patch)).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
-    return np.array(large)
+def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")

@@ -10,7 +10,8 @@ from spatial_ssrl.tasks.markers import draw_label
 
 Pixels = npt.NDArray[np.uint8]
 
-SMALLEST_PATCH = 8  # pixels; below this neither content nor a digit can be read
+SMALLEST_PICTURE = 40  # pixels, shorter side; below this hardly anything can be recognised
+SMALLEST_PATCH = 16  # pixels; a smaller one is hidden by the smallest index that can be read
 BORDER_COLOUR = (255, 0, 0)
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _MOST_LINES = 10  # rows or columns; more patches than that cannot carry readable numbers
@@ -34,10 +35,10 @@ def crop_to_grid(image: Pixels, rows: int, columns: int) -> Pixels:
         columns: Columns of the grid.
 
     Raises:
-        SceneRejected: If a patch would be under 8 pixels high or wide.
+        SceneRejected: If the picture is under 40 pixels high or wide, or a patch under 16.
     """
     height, width = image.shape[0] // rows, image.shape[1] // columns
-    if min(height, width) < SMALLEST_PATCH:
+    if min(height, width) < SMALLEST_PATCH or min(image.shape[:2]) < SMALLEST_PICTURE:
         raise SceneRejected("the picture is too small for the grid")
     return image[: height * rows, : width * columns]
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import numpy as np
 
-from spatial_ssrl.core.errors import SceneRejected
+from spatial_ssrl.core.errors import ConfigError, SceneRejected
 from spatial_ssrl.core.questions import Question, Scene
 from spatial_ssrl.tasks import grid
 from spatial_ssrl.tasks.base import TASKS, PretextTask
 from spatial_ssrl.tasks.wording import Wording, check_wording, counted, listed, one_of
+
+LabelStyle = Literal["index", "place", "images"]
+"""An index drawn on each patch, reading order alone, or each patch as a picture of its own."""
 
 _OPENINGS = (
     "A picture was cut into a grid of {grid}, and the patches were put back in random order.",
@@ -18,6 +22,17 @@ _OPENINGS = (
     "This picture is a puzzle: it was divided into {grid} and its patches changed places.",
     "Someone cut a picture into {grid} and mixed up the patches, as you can see here.",
 )
+_OPENINGS_APART = (
+    "These pictures are the patches of one picture that was cut into a grid of {grid}.",
+    "One picture was cut into {grid}; its patches are shown here one after the other, shuffled.",
+    "You see the pieces of a picture that was divided into {grid}, in random order.",
+    "Here are the patches of a picture, {grid}, mixed up.",
+)
+_NUMBERING = {
+    "index": "The patches are numbered from 0 to {last}, each in its top-left corner.",
+    "place": "The patches are numbered from 0 to {last} in reading order.",
+    "images": "The patches are numbered from 0 to {last} in the order in which they are shown.",
+}
 _REQUESTS = (
     "Find the patch that belongs at each place of the original picture. Go through the places "
     "row by row, from left to right, and give the numbers separated by commas, such as {example}.",
@@ -65,12 +80,14 @@ class ShuffledPatches(PretextTask):
     Departures from the reference:
         1. Pictures with two patches that look alike are rejected: the answer is not unique.
         2. Borders and indices scale with the picture.
+        3. Patches can be shown as separate pictures, without borders.
 
     Args:
         rows: Rows of the grid, 1 to 10.
         columns: Columns of the grid, 1 to 10.
         masked: Whether one random patch is painted white, which makes it harder.
-        labels: Whether each drawn patch carries its index; without, its place tells it.
+        label_style: How a patch is numbered: by its "index" drawn on it, by its "place" in
+            reading order, or in the order of "images", each of which shows one patch.
         min_difference: Least mean difference of two patches, as block means, in [0, 1] of
             the full range of intensity.
         wording: Several phrasings and full worked answers, or one short form of each.
@@ -84,16 +101,21 @@ class ShuffledPatches(PretextTask):
         rows: int = 2,
         columns: int = 2,
         masked: bool = False,
-        labels: bool = True,
+        label_style: LabelStyle = "index",
         min_difference: float = 0.02,
         wording: Wording = "varied",
     ) -> None:
         grid.check_grid(rows, columns)
         check_wording(wording)
+        if label_style not in get_args(LabelStyle):
+            raise ConfigError(
+                f"label_style must be one of {', '.join(get_args(LabelStyle))}, "
+                f"got {label_style!r}."
+            )
         self.rows = rows
         self.columns = columns
         self.masked = masked
-        self.labels = labels
+        self.label_style = label_style
         self.min_difference = min_difference
         self.wording = wording
 
@@ -110,14 +132,12 @@ class ShuffledPatches(PretextTask):
         masked = int(rng.integers(count)) if self.masked else None
         if masked is not None:
             drawn[masked] = 255
-        picture = grid.join(drawn, self.rows, self.columns)
-        grid.draw_grid(picture, self.rows, self.columns, self.labels)
         order = np.argsort(permutation).tolist()
         terse = self.wording == "terse"
         return Question(
             uid=self.uid(scene, permutation.tolist(), masked),
             task=TASKS.key_of(self),
-            images=(picture,),
+            images=self._show(drawn),
             prompt=self._short_prompt() if terse else self._prompt(rng),
             answer=",".join(map(str, order)),
             answer_kind="order",
@@ -134,29 +154,43 @@ class ShuffledPatches(PretextTask):
 
     def undo(self, question: Question) -> np.ndarray:
         """Put the patches back where the answer says, with their borders and indices."""
-        patches = grid.cut(question.images[0], self.rows, self.columns)
+        if self.label_style == "images":
+            patches = np.stack(question.images)
+        else:
+            patches = grid.cut(question.images[0], self.rows, self.columns)
         order = [int(index) for index in question.answer.split(",")]
         return grid.join(patches[order], self.rows, self.columns)
 
+    def _show(self, drawn: grid.Pixels) -> tuple[grid.Pixels, ...]:
+        if self.label_style == "images":
+            return tuple(drawn)
+        picture = grid.join(drawn, self.rows, self.columns)
+        grid.draw_grid(picture, self.rows, self.columns, self.label_style == "index")
+        return (picture,)
+
+    def _placeholders(self) -> str:
+        return "<image>" * (self.rows * self.columns if self.label_style == "images" else 1)
+
     def _short_prompt(self) -> str:
         painted = " One patch is painted white." if self.masked else ""
+        ordered = "the order shown" if self.label_style == "images" else "reading order"
         return (
-            f"<image>A picture was cut into {self.rows} x {self.columns} patches, which were "
-            f"shuffled. They are numbered from 0 in reading order.{painted} Which patch belongs "
-            f"at each place of the original picture? Give the numbers in reading order, "
+            f"{self._placeholders()}A picture was cut into {self.rows} x {self.columns} patches, "
+            f"which were shuffled. They are numbered from 0 in {ordered}.{painted} Which patch "
+            f"belongs at each place of the original picture? Give the numbers in reading order, "
             f"separated by commas, such as {self._example()}."
         )
 
     def _prompt(self, rng: np.random.Generator) -> str:
-        last = self.rows * self.columns - 1
-        where = "each in its top-left corner" if self.labels else "in reading order"
+        openings = _OPENINGS_APART if self.label_style == "images" else _OPENINGS
         parts = [
-            one_of(_OPENINGS, rng),
-            f"The patches are numbered from 0 to {last}, {where}.",
+            one_of(openings, rng),
+            _NUMBERING[self.label_style],
             "One of them is painted white." if self.masked else "",
             one_of(_REQUESTS, rng),
         ]
-        return "<image>" + " ".join(part for part in parts if part).format(
+        return self._placeholders() + " ".join(part for part in parts if part).format(
+            last=self.rows * self.columns - 1,
             grid=f"{counted(self.rows, 'row')} and {counted(self.columns, 'column')}",
             example=self._example(),
         )
