@@ -61,6 +61,35 @@ def test_kitti_pairs_by_drive_camera_and_frame(tmp_path):
     np.testing.assert_allclose(source.scene(0).depth, depth / 256)
 
 
+@pytest.mark.parametrize("settings", [{"size": 16}, {"size": 12}, {"size": 7, "square": True}])
+def test_kitti_pixels_take_the_nearest_reading_inside_them(tmp_path, settings):
+    rng = np.random.default_rng(0)
+    stored = rng.integers(256, 20000, (24, 48)).astype(np.uint16)
+    stored[rng.random(stored.shape) < 0.85] = 0
+    save(tmp_path / f"{DRIVE}/image_02/data/5.png", np.zeros((24, 48, 3), np.uint8))
+    save(tmp_path / f"{DRIVE}/proj_depth/groundtruth/image_02/5.png", stored)
+    whole = KITTIDepth(tmp_path).scene(0).depth
+    np.testing.assert_array_equal(np.isfinite(whole), stored > 0)
+    depth = KITTIDepth(tmp_path, **settings).scene(0).depth
+    left = 12 if "square" in settings else 0
+    step = (24 if "square" in settings else 48) / depth.shape[1]
+    readings = [(r + 0.5, c + 0.5, stored[r, c] / 256) for r, c in np.argwhere(stored)]
+    for i, j in np.ndindex(depth.shape):
+        middle = (i + 0.5) * step, left + (j + 0.5) * step
+        inside = [
+            (np.hypot(row - middle[0], column - middle[1]), value)
+            for row, column, value in readings
+            if max(abs(row - middle[0]), abs(column - middle[1])) <= step / 2
+        ]
+        if not inside:
+            assert np.isnan(depth[i, j])
+            continue
+        taken = [distance for distance, value in inside if np.isclose(value, depth[i, j])]
+        assert taken
+        assert min(taken) == pytest.approx(min(inside)[0])
+    assert np.isfinite(depth).mean() > 2 * np.isfinite(whole).mean()
+
+
 def test_scannet_looks_rows_and_columns_up_apart(tmp_path):
     # The true sizes: 1296 / 640 is 2.025 and 968 / 480 is 2.0167.
     row, column = np.mgrid[:480, :640]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
@@ -18,18 +17,17 @@ from spatial_ssrl.core.questions import Scene
 from spatial_ssrl.images.base import ImageSource
 from spatial_ssrl.images.pairing import join_matches, match_names
 from spatial_ssrl.images.pictures import (
-    Crop,
     apply_crop,
     check_fit,
     crop_for,
     open_picture,
     undo_orientation,
 )
+from spatial_ssrl.images.rgbd.alignment import Depth, look_up
 from spatial_ssrl.images.tree import files_below
 
 _log = logging.getLogger(__name__)
 
-Depth = npt.NDArray[np.float32]
 Group = tuple[str, ...]
 
 _MOST_SKEW = 0.05
@@ -71,6 +69,10 @@ class RGBDFiles(ImageSource):
 
     licence: ClassVar[str] = ""
     """Licence of the data set as its publisher states it; "" when it states none."""
+
+    sparse: ClassVar[bool] = False
+    """Whether depth is known at scattered pixels only: then a pixel of a picture that is scaled
+    down takes the known reading nearest to its centre from all that lie inside of it."""
 
     unit: Literal["metre", "relative"] = "metre"
     crop: tuple[int, int, int, int] | None = None
@@ -138,7 +140,7 @@ class RGBDFiles(ImageSource):
         return Scene(
             image=apply_crop(picture, fit),
             source_id=name,
-            depth=_look_up(depth, fit, picture.size),
+            depth=look_up(depth, fit, picture.size, self.sparse),
             depth_unit=self.unit,
             licence=self.licence,
         )
@@ -240,7 +242,7 @@ def _cut(
             f"{where} belongs to a picture of {width}x{height}, too small for crop={list(crop)}; "
             "set crop to null if its frame is already cut off."
         )
-    aligned = _look_up(depth, crop_for(width, height, None, False), picture.size)
+    aligned = look_up(depth, crop_for(width, height, None, False), picture.size)
     return picture.crop((left, top, right, bottom)), aligned[top:bottom, left:right]
 
 
@@ -263,12 +265,3 @@ def _check_known(where: Path, depth: Depth) -> None:
         )
     if known.min() == known.max():
         raise SceneUnreadable(f"{where} holds the same depth everywhere, {known[0]:g}.")
-
-
-def _look_up(depth: Depth, crop: Crop, size: tuple[int, int]) -> Depth:
-    """Return the depth at the centre of each pixel of the cropped and scaled picture."""
-    columns = crop.left + (np.arange(crop.columns) + 0.5) * (crop.width / crop.columns)
-    rows = crop.top + (np.arange(crop.rows) + 0.5) * (crop.height / crop.rows)
-    column = np.floor(columns * (depth.shape[1] / size[0])).astype(np.intp)
-    row = np.floor(rows * (depth.shape[0] / size[1])).astype(np.intp)
-    return np.ascontiguousarray(depth[row[:, None], column[None, :]])

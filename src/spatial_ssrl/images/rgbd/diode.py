@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from spatial_ssrl.images.base import IMAGE_SOURCES
 from spatial_ssrl.images.depth_files import read_values
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles
+from spatial_ssrl.images.rgbd.alignment import Depth
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles
 from spatial_ssrl.images.rgbd.values import masked, to_depth
 
 

@@ -14,7 +14,8 @@ from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
 from spatial_ssrl.images.base import IMAGE_SOURCES
 from spatial_ssrl.images.depth_files import Values, load_h5py, read_hdf5, read_values
 from spatial_ssrl.images.pictures import open_picture
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles
+from spatial_ssrl.images.rgbd.alignment import Depth
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles
 from spatial_ssrl.images.rgbd.values import to_depth
 
 _KEY = "dataset"

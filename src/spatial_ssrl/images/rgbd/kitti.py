@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from spatial_ssrl.images.base import IMAGE_SOURCES
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles
+from spatial_ssrl.images.rgbd.alignment import Depth
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles
 from spatial_ssrl.images.rgbd.values import read_16_bit, to_depth
 
 
@@ -16,6 +17,11 @@ class KITTIDepth(RGBDFiles):
     lie below the folder, and the cropped selections, `image/` with `groundtruth_depth/`. Pictures
     and depth are matched by drive, camera and frame: the first and last frames of a drive have
     no depth. Put the two downloads, or links to them, into one folder.
+
+    Laser readings are scattered, so at full size no window of a few pixels is known throughout,
+    and tasks that need depth find no region. With `size` a pixel takes the reading nearest to its
+    centre of all inside it: none is made up, and at half the size (621) the road and what stands
+    on it are known well enough.
 
     Disparity of the KITTI stereo benchmarks has the same type and another meaning; it is not
     found by this reader.
@@ -48,6 +54,7 @@ class KITTIDepth(RGBDFiles):
         "<drive>_sync/proj_depth/groundtruth/image_02/<frame>.png"
     )
     licence = "CC BY-NC-SA 3.0"
+    sparse = True
 
     def _depth(self, group: Group) -> Depth:
         return to_depth(read_16_bit(self._root() / group[1]), 1 / 256)

@@ -11,7 +11,8 @@ from PIL import Image
 from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
 from spatial_ssrl.images.base import IMAGE_SOURCES
 from spatial_ssrl.images.depth_files import load_h5py
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles, check_rows_and_columns
+from spatial_ssrl.images.rgbd.alignment import Depth
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles, check_rows_and_columns
 from spatial_ssrl.images.rgbd.values import to_depth
 from spatial_ssrl.images.tree import files_below
 

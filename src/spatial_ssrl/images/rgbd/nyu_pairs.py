@@ -9,7 +9,8 @@ import numpy as np
 from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
 from spatial_ssrl.images.base import IMAGE_SOURCES
 from spatial_ssrl.images.depth_files import read_values
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles, check_rows_and_columns
+from spatial_ssrl.images.rgbd.alignment import Depth
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles, check_rows_and_columns
 from spatial_ssrl.images.rgbd.values import to_depth
 
 _MILLIMETRE = 0.001

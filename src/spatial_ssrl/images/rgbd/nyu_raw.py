@@ -10,8 +10,9 @@ import numpy as np
 from spatial_ssrl.core.errors import SceneUnreadable
 from spatial_ssrl.images.base import IMAGE_SOURCES
 from spatial_ssrl.images.rgbd import kinect
+from spatial_ssrl.images.rgbd.alignment import Depth
 from spatial_ssrl.images.rgbd.association import check_tolerance, nearest_pairs
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles, check_rows_and_columns
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles, check_rows_and_columns
 from spatial_ssrl.images.rgbd.values import read_16_bit
 from spatial_ssrl.images.tree import files_below
 

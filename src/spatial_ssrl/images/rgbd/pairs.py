@@ -12,7 +12,8 @@ from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
 from spatial_ssrl.images.base import IMAGE_SOURCES
 from spatial_ssrl.images.depth_files import read_values
 from spatial_ssrl.images.pairing import find_groups, matching
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles
+from spatial_ssrl.images.rgbd.alignment import Depth
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles
 from spatial_ssrl.images.rgbd.values import masked, to_depth
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.images.base import IMAGE_SOURCES
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles
+from spatial_ssrl.images.rgbd.alignment import Depth
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles
 from spatial_ssrl.images.rgbd.values import read_16_bit, to_depth
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from spatial_ssrl.images.base import IMAGE_SOURCES
 from spatial_ssrl.images.pictures import SUFFIXES
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles
+from spatial_ssrl.images.rgbd.alignment import Depth
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles
 from spatial_ssrl.images.rgbd.values import read_16_bit, to_depth
 from spatial_ssrl.images.tree import files_below
 

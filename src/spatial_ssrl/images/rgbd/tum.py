@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.images.base import IMAGE_SOURCES
 from spatial_ssrl.images.pictures import SUFFIXES
+from spatial_ssrl.images.rgbd.alignment import Depth
 from spatial_ssrl.images.rgbd.association import check_tolerance, nearest_pairs
-from spatial_ssrl.images.rgbd.base import Depth, Group, RGBDFiles
+from spatial_ssrl.images.rgbd.base import Group, RGBDFiles
 from spatial_ssrl.images.rgbd.values import read_16_bit, to_depth
 from spatial_ssrl.images.tree import files_below
 
