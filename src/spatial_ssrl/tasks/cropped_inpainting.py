@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from spatial_ssrl.core.errors import ConfigError, SceneRejected
@@ -24,7 +25,7 @@ Fill = Literal["black", "grey", "white", "mean"]
 """Colour of the hole; "mean" is the mean colour of the picture around it."""
 
 DISTRACTORS: tuple[Distractor, ...] = get_args(Distractor)
-_COLOURS = {"black": 0.0, "grey": 128.0, "white": 255.0}
+_COLOURS = {"black": 0, "grey": 128, "white": 255}
 # Side of the area each candidate shows, relative to the hole.
 _EXTENT = {"interior": 0.5, "exterior_1.5": 1.5, "exterior_2": 2.0}
 _SMALLEST_HOLE = 8  # pixels
@@ -139,15 +140,16 @@ class CroppedInpainting(PretextTask):
         reason = ""
         for _ in range(_DRAWS):
             draw = draw_once(source, side, rng)
-            top, left = draw.places[draw.answer]
-            colour = self._colour(scene.image, top, left, side)
-            reason = self._flaw(draw, colour)
+            reason = self._flaw(draw, self._colours(scene.image, draw.places, side))
             if not reason:
                 break
         else:
             raise SceneRejected(reason)
+        top, left = draw.places[draw.answer]
         holed = scene.image.copy()
-        holed[top : top + side, left : left + side] = colour
+        holed[top : top + side, left : left + side] = self._colours(
+            scene.image, [(top, left)], side
+        )
         matched = self.mix == "matched"
         if self.wording == "terse":
             prompt = inpainting_words.short_prompt(self.fill, matched)
@@ -209,29 +211,38 @@ class CroppedInpainting(PretextTask):
     def _points(self, side: int) -> int:
         return max(4, round(self.detail * side))
 
-    def _flaw(self, draw: _Draw, colour: np.ndarray) -> str:
+    def _flaw(self, draw: _Draw, colours: np.ndarray) -> str:
         """Return why a draw has no unique answer, or "" when it has one."""
         values = np.stack(draw.coarse).astype(np.int16)
-        to_hole = np.abs(values - np.int16(np.rint(colour))).mean(axis=(1, 2, 3))
         if self.mix == "matched":
+            # Every candidate with every colour a hole might have had: a test of the hole alone
+            # would set it apart from the others.
             first, second = np.triu_indices(len(values), k=1)
-            nearest = np.abs(values[first] - values[second]).mean(axis=(1, 2, 3)).min()
-            visible = to_hole.min()
+            nearest = _unlike(values[first], values[second]).min()
+            visible = min(_unlike(values, colour).min() for colour in np.unique(colours, axis=0))
         else:
-            differences = np.abs(values - values[draw.answer]).mean(axis=(1, 2, 3))
-            nearest = np.delete(differences, draw.answer).min()
-            visible = to_hole[draw.answer]
+            others = np.delete(values, draw.answer, axis=0)
+            nearest = _unlike(others, values[draw.answer]).min()
+            visible = _unlike(values[[draw.answer]], colours[0]).min()
         if nearest < 255 * self.min_difference:
             return "a distractor looks like the right patch"
         return "" if visible >= 255 * self.min_difference else "the hole can hardly be seen"
 
-    def _colour(self, image: crops.Pixels, top: int, left: int, side: int) -> np.ndarray:
-        """Return the colour of the hole, (3,), which must not depend on what it hides."""
+    def _colours(
+        self, image: crops.Pixels, places: Sequence[tuple[int, int]], side: int
+    ) -> npt.NDArray[np.int16]:
+        """Return the colour of a hole at each place, (n, 3), whatever the hole hides."""
         if self.fill != "mean":
-            return np.full(3, _COLOURS[self.fill])
-        hidden = image[top : top + side, left : left + side]
-        total = _sum(image) - _sum(hidden)
-        return np.asarray(total / max(1, image[..., 0].size - side * side))
+            return np.full((len(places), 3), _COLOURS[self.fill], np.int16)
+        total = _sum(image)
+        hidden = [_sum(image[top : top + side, left : left + side]) for top, left in places]
+        means = (total - np.stack(hidden)) / (image[..., 0].size - side * side)
+        return np.asarray(np.rint(means), dtype=np.int16)
+
+
+def _unlike(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Return the mean absolute difference of each of n pictures, (n, g, g, 3), to another."""
+    return np.asarray(np.abs(one - two).mean(axis=(1, 2, 3)))
 
 
 def _sum(pixels: crops.Pixels) -> np.ndarray:

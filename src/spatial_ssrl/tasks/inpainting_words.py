@@ -88,9 +88,9 @@ _VERDICTS = {
         "Things in {letter} have half the size of those around the hole.",
     ),
     "elsewhere": (
-        "Candidate {letter} shows a part of the picture {where} the hole.",
-        "{letter} belongs {where} the hole.",
-        "What {letter} shows can be found {where} the hole, so it was not cut out there.",
+        "Candidate {letter} shows a part of the picture that lies further {where} than the hole.",
+        "{letter} belongs further {where}.",
+        "What {letter} shows lies further {where}, so it was not cut out of the hole.",
     ),
 }
 _ENDS = ("So {letter} fills the hole.", "The missing part is {letter}.", "It is {letter}.")
@@ -141,7 +141,7 @@ def _direction(down: int, right: int) -> str:
     least = max(abs(down), abs(right)) / 2
     words = []
     if abs(down) >= least:
-        words.append("below" if down > 0 else "above")
+        words.append("down" if down > 0 else "up")
     if abs(right) >= least:
-        words.append("to the right of" if right > 0 else "to the left of")
+        words.append("to the right" if right > 0 else "to the left")
     return " and ".join(words)
