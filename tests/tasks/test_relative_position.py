@@ -36,11 +36,22 @@ def in_words(aside, ahead, words):
 
 
 def in_space(scene, place, field_of_view=60):
-    """The (right, away) of a pixel in 3D, through a pinhole, seen from above."""
-    row, column = place
-    focal = scene.image.shape[1] / 2 / np.tan(np.deg2rad(field_of_view) / 2)
-    depth = float(scene.depth[row, column])
-    return np.array([(column - (scene.image.shape[1] - 1) / 2) * depth / focal, depth])
+    """The (right, down, away) of a pixel in space, through a pinhole."""
+    height, width = scene.image.shape[:2]
+    focal = max(height, width) / 2 / np.tan(np.deg2rad(field_of_view) / 2)
+    depth = float(scene.depth[place])
+    row, column = place[0] - (height - 1) / 2, place[1] - (width - 1) / 2
+    return np.array([column / focal, row / focal, 1.0]) * depth
+
+
+def looking(facing):
+    """The rotation from the viewer's axes to those of an upright camera, from its line of sight."""
+    ahead = {"away": (0, 0, 1), "toward": (0, 0, -1), "left": (-1, 0, 0), "right": (1, 0, 0)}
+    forward, down = np.array(ahead[facing]), np.array((0, 1, 0))
+    turn = np.stack([np.cross(down, forward), down, forward])
+    np.testing.assert_array_equal(turn @ turn.T, np.eye(3))
+    assert np.linalg.det(turn) == pytest.approx(1), "a rotation, not a mirror"
+    return turn
 
 
 def draws(task, scenes, times, seed=0):
@@ -69,6 +80,19 @@ def test_offsets_agree_with_an_explicit_rotation(facing, direction):
     assert {word for word, holds in expected.items() if holds} == set(direction.split("-"))
 
 
+@pytest.mark.parametrize(("facing", "direction"), list(product(FACINGS, ONE_WORD + TWO_WORDS)))
+def test_directions_are_those_of_points_in_space_at_any_height(facing, direction):
+    right, away = offset_of(direction, facing)
+    rng = np.random.default_rng(0)
+    for camera in rng.uniform((-2, -1, 2), (2, 1, 6), (20, 3)):
+        # Somewhere in the quadrant, or in the quarter around an axis, far above or below.
+        reach, slack = rng.uniform(0.5, 3), rng.uniform(-0.9, 0.9)
+        away_by = away * rng.uniform(0.2, 1) if right and away else away or slack
+        moved = reach * np.array([right or slack, rng.uniform(-5, 5), away_by])
+        aside, _, ahead = looking(facing) @ ((camera + moved) - camera)
+        assert in_words(aside, ahead, 1 + ("-" in direction)) == direction
+
+
 def test_the_papers_four_frames():
     assert offset_of("Front", "left") == (-1, 0)
     assert offset_of("Right", "left") == (0, 1)
@@ -84,8 +108,8 @@ def test_answer_is_what_points_in_space_say(drawn):
     cases = Counter()
     for scene, question in drawn:
         meta = question.meta
-        offset = in_space(scene, meta["target"]) - in_space(scene, meta["camera"])
-        aside, ahead = seen_from(meta["facing"], *offset)
+        camera, target = (in_space(scene, meta[name]) for name in ("camera", "target"))
+        aside, _, ahead = looking(meta["facing"]) @ (target - camera)
         assert chosen(question) == in_words(aside, ahead, 2 if meta["kind"] == "wide" else 1)
         cases[meta["kind"], meta["facing"], chosen(question)] += 1
     assert len(cases) == 4 * (2 + 2 + 4), "every facing with every direction it allows"
