@@ -88,7 +88,8 @@ def main() -> None:
                 package: version(package)
                 for package in ("spatial-ssrl", "numpy", "scipy", "torch", "pillow")
             },
-            "command": f"python benchmarks/audit.py --questions {options.questions} --only {name}",
+            "command": f"python benchmarks/audit.py --questions {options.questions} --only {name}"
+            + (" --photos FOLDER" if name == "photos" else ""),
         }
         known = json.loads(options.output.read_text()) if options.output.exists() else {}
         write_json(options.output, {**known, name: {**stamp, **found}})
