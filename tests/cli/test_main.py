@@ -23,7 +23,7 @@ def test_the_first_page_names_every_command_with_an_example(
         assert command.help in lines[place]
         assert lines[place + 1].strip() == f"$ {command.example}"
         assert command.example.startswith(f"spatial-ssrl {name}")
-    assert len(lines) < 30
+    assert len(lines) <= 36  # a small terminal
     assert max(map(len, lines)) <= 100
 
 
