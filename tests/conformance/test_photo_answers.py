@@ -146,11 +146,17 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", list(BAD))
-@pytest.mark.parametrize("name", ["shuffled", "flipped", "inpainting", "matched"])
+# The brightness of a sky tells its parts and its direction, so that a hole in it has an answer.
+REFUSED = [
+    (name, kind)
+    for name in ("shuffled", "flipped", "inpainting", "matched")
+    for kind in BAD
+    if kind != "sky" or name in ("shuffled", "flipped")
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), REFUSED)
 def test_pictures_without_a_unique_answer_are_rejected(name, kind):
-    if (name, kind) in {("inpainting", "sky"), ("matched", "sky")}:
-        pytest.skip("the brightness of a sky tells its parts and its direction")
     for seed in range(5):
         with pytest.raises(SceneRejected) as caught:
             TASKS[name].make(Scene(BAD[kind], kind), np.random.default_rng(seed))
