@@ -57,7 +57,7 @@ COMMANDS = {
         bare="--images",
     ),
     "convert": Command(
-        "write such a set in the shape that TRL or LLaMA-Factory reads",
+        "write such a set in the shape that TRL, verl or LLaMA-Factory reads",
         "spatial-ssrl convert sets/photos --to sharegpt --out cold_start",
         f"{_COMMANDS}.convert:convert",
     ),

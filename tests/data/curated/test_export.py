@@ -51,6 +51,25 @@ def test_trl_gets_conversations(made: Path, tmp_path: Path) -> None:
         assert_same(found, question)
 
 
+def test_verl_gets_rewards_with_its_prompts(made: Path, tmp_path: Path) -> None:
+    stored = CuratedQuestions(made)
+    export(stored, "verl", tmp_path / "verl", count=6)
+    table = load_dataset(
+        "parquet", data_dir=str(tmp_path / "verl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(table) == 6
+    for number, (row, question) in enumerate(zip(table, stored, strict=False)):
+        (message,) = row["prompt"]
+        assert message["content"].count("<image>") == len(row["images"]) == len(question.images)
+        assert row["reward_model"] == {"style": "rule", "ground_truth": question.answer}
+        assert row["extra_info"]["index"] == number
+        assert row["data_source"] == f"spatial_ssrl/{question.task}"
+    found = CuratedQuestions(tmp_path / "verl")
+    assert found.facts() == stored.facts()[:6]
+    for question, original in zip(found, stored, strict=False):
+        assert_same(question, original)
+
+
 def test_pictures_keep_their_places_in_a_conversation() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     question = Question("u", "t", (image,) * 3, "<image>A<image><image>B", "A", "choice")
@@ -87,7 +106,7 @@ def test_llama_factory_gets_the_cold_start(made: Path, tmp_path: Path) -> None:
     [
         ({"count": 17}, r"count must be in \[1, 16\], got 17"),
         ({"count": 0}, r"count must be in \[1, 16\], got 0"),
-        ({"shape": "alpaca"}, 'shape must be "trl" or "sharegpt"'),
+        ({"shape": "alpaca"}, 'shape must be "trl", "verl" or "sharegpt"'),
         ({"folder": "."}, "is not an empty folder"),
     ],
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.data.curated import ImageEncoding, SetPart, SetPlan
+from spatial_ssrl.data.curated.describe import described
 from spatial_ssrl.data.curated.plan import apportion
-from spatial_ssrl.images import SyntheticScenes
+from spatial_ssrl.images import ConcatSources, ImageFolder, SyntheticScenes
 from spatial_ssrl.tasks import DepthOrder, FlippedPatch
 from support.curation import small_plan
 
@@ -72,6 +75,23 @@ def test_whatever_changes_questions_changes_the_fingerprint() -> None:
     }
     assert len(set(prints.values())) == len(prints)
     assert plan().fingerprint == prints["as it is"]
+
+
+class Mine(FlippedPatch):
+    """A task that no registry holds."""
+
+
+def test_components_are_named_as_a_config_names_them() -> None:
+    assert described(FlippedPatch(columns=3))["class_path"] == "FlippedPatch"
+    assert described(FlippedPatch(columns=3))["init_args"]["columns"] == 3
+    assert described(Mine())["class_path"] == f"{__name__}.Mine"
+    source = ConcatSources([ImageFolder(Path("photos")), SyntheticScenes(3, 32)])
+    inner = described(source)["init_args"]["sources"]
+    assert inner[0]["init_args"]["folder"] == "photos"
+    assert inner[1] == {
+        "class_path": "SyntheticScenes",
+        "init_args": {"count": 3, "size": 32, "seed": 0, "first": 0},
+    }
 
 
 @pytest.mark.parametrize(

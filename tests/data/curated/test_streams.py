@@ -76,7 +76,8 @@ def test_held_out_questions_are_the_same_in_every_run_and_balanced(made: Path) -
     assert not set(others[0].rows) & set(others[1].rows)
 
 
-def test_training_goes_on_where_it_was(made: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_goes_on_where_it_was(made: Path, workers: int) -> None:
     whole = [question.uid for question in questions_of(module(made).train_dataloader())]
     assert len(whole) == 40
     data = module(made)
@@ -84,7 +85,7 @@ def test_training_goes_on_where_it_was(made: Path) -> None:
         if number == 3:
             state = data.state_dict()
             break
-    resumed = module(made)
+    resumed = module(made, num_workers=workers)
     resumed.load_state_dict(state)
     rest = [question.uid for question in questions_of(resumed.train_dataloader())]
     assert rest[:28] == whole[12:]

@@ -22,12 +22,12 @@ def convert(
     answers: Answers = "worked",
     image_folder: Path | None = None,
 ) -> None:
-    """Write a curated set in the shape that TRL or LLaMA-Factory reads.
+    """Write a curated set in the shape that TRL, verl or LLaMA-Factory reads.
 
     Args:
         curated: Folder of a set made by `curate`, or a file of another project: parquet of the
-            reference or of TRL, or ShareGPT JSON.
-        to: "trl": conversations with pictures as parquet. "sharegpt": JSON with right
+            reference, TRL or verl, or ShareGPT JSON. (EasyR1 reads a set as it is.)
+        to: "trl" or "verl": conversations with pictures as parquet. "sharegpt": JSON with right
             completions and pictures as files, for the cold start with LLaMA-Factory.
         out: Folder to write, new or empty.
         count: How many questions, the first ones; all by default.

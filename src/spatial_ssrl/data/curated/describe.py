@@ -8,7 +8,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from spatial_ssrl.core.errors import ConfigError, RegistryError, SceneUnreadable
+from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
 from spatial_ssrl.images import IMAGE_SOURCES, ImageSource
 from spatial_ssrl.tasks import TASKS, PretextTask
 
@@ -51,11 +51,9 @@ def _name(component: ImageSource | PretextTask) -> str:
     """Return the bare class name of a registered component, else its import path."""
     cls = type(component)
     registry: Any = IMAGE_SOURCES if isinstance(component, ImageSource) else TASKS
-    try:
-        registry.key_of(component)
-    except RegistryError:
-        return f"{cls.__module__}.{cls.__qualname__}"
-    return cls.__name__
+    if any(entry.cls is cls for entry in registry.entries()):
+        return cls.__name__
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _plain(value: object, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Curated sets in the shapes that other trainers read: TRL and LLaMA-Factory."""
+"""Curated sets in the shapes that other trainers read: TRL, verl and LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from spatial_ssrl.data.curated.shapes import FOLDERS, PICTURE
 from spatial_ssrl.data.curated.shards import PARTIAL
 from spatial_ssrl.prompts import full_prompt
 
-Shape = Literal["trl", "sharegpt"]
+Shape = Literal["trl", "verl", "sharegpt"]
 
+_FACTS = ("uid", "task", "answer_kind", "source_id", "licence")
 _PER_FILE = 500
 _PER_GROUP = 8
 _NAME = "spatial_ssrl_cold_start"
@@ -38,6 +39,8 @@ def export(
 
     "trl": parquet with `prompt` (one user message whose content lists pictures and text),
     `answer`, `images`, and facts of the question as further columns for reward functions.
+    "verl": parquet with `prompt` (one user message, text with placeholders), `images`,
+    `reward_model` (with the answer), `data_source` and `extra_info`.
     "sharegpt": `messages` and `images` in one JSON file with a right completion each, pictures as
     files, and the `dataset_info.json` that LLaMA-Factory looks for.
 
@@ -53,20 +56,21 @@ def export(
         ConfigError: If the folder is not empty or `count` is out of range.
         SceneUnreadable: If a picture of the set is missing or broken.
     """
-    if shape not in ("trl", "sharegpt"):
-        raise ConfigError(f'shape must be "trl" or "sharegpt", got {shape!r}.')
+    if shape not in ("trl", "verl", "sharegpt"):
+        raise ConfigError(f'shape must be "trl", "verl" or "sharegpt", got {shape!r}.')
     count = len(questions) if count is None else count
     if not 1 <= count <= len(questions):
         raise ConfigError(f"count must be in [1, {len(questions)}], got {count}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"out: {str(folder)!r} is not an empty folder; choose a new one.")
     folder.mkdir(parents=True, exist_ok=True)
-    if shape == "trl":
-        for number, first in enumerate(range(0, count, _PER_FILE)):
-            numbers = range(first, min(first + _PER_FILE, count))
-            _write_trl(questions, numbers, folder / f"train-{number:05d}.parquet", progress)
-    else:
+    if shape == "sharegpt":
         _write_sharegpt(questions, range(count), folder, answers, progress)
+        return
+    for number, first in enumerate(range(0, count, _PER_FILE)):
+        numbers = range(first, min(first + _PER_FILE, count))
+        path = folder / f"train-{number:05d}.parquet"
+        _write_parquet(questions, shape, numbers, path, progress)
 
 
 def conversation(question: Question) -> list[dict[str, Any]]:
@@ -80,54 +84,76 @@ def conversation(question: Question) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def _write_trl(
-    questions: CuratedQuestions, numbers: range, path: Path, progress: Callable[[int], None]
+def _write_parquet(
+    questions: CuratedQuestions,
+    shape: Shape,
+    numbers: range,
+    path: Path,
+    progress: Callable[[int], None],
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _trl_features().arrow_schema
+    make_row = _trl_row if shape == "trl" else _verl_row
+    schema = _features(shape).arrow_schema
     partial = path.with_name(path.name + PARTIAL)
     with pq.ParquetWriter(partial, schema, use_dictionary=["task"]) as writer:
         for first in range(numbers.start, numbers.stop, _PER_GROUP):
             group = range(first, min(first + _PER_GROUP, numbers.stop))
-            rows = [_trl_row(questions, number) for number in group]
+            rows = []
+            for number in group:
+                question = questions[number]
+                images = _contents(questions, number, question)
+                stored = [{"bytes": content, "path": None} for content in images]
+                rows.append({**make_row(question, number), "images": stored})
             writer.write_table(pa.Table.from_pylist(rows, schema))
             progress(group.stop)
     partial.replace(path)
 
 
-def _trl_features() -> Any:
+def _features(shape: Shape) -> Any:
     from datasets import Features, Image, List, Value
 
     text = Value("string")
+    facts = {name: text for name in _FACTS}
+    if shape == "trl":
+        content = List({"type": text, "text": text})
+        return Features(
+            {
+                "prompt": List({"role": text, "content": content}),
+                "answer": text,
+                "images": List(Image()),
+                **facts,
+            }
+        )
     return Features(
         {
-            "prompt": List({"role": text, "content": List({"type": text, "text": text})}),
-            "answer": text,
+            "data_source": text,
+            "prompt": List({"role": text, "content": text}),
             "images": List(Image()),
-            "uid": text,
-            "task": text,
-            "answer_kind": text,
-            "source_id": text,
-            "licence": text,
+            "ability": text,
+            "reward_model": {"style": text, "ground_truth": text},
+            "extra_info": {"index": Value("int64"), **facts},
         }
     )
 
 
-def _trl_row(questions: CuratedQuestions, number: int) -> dict[str, Any]:
-    question = questions[number]
-    images = _contents(questions, number, question)
+def _trl_row(question: Question, number: int) -> dict[str, Any]:
+    return {"prompt": conversation(question), "answer": question.answer, **_facts(question)}
+
+
+def _verl_row(question: Question, number: int) -> dict[str, Any]:
     return {
-        "prompt": conversation(question),
-        "answer": question.answer,
-        "images": [{"bytes": content, "path": None} for content in images],
-        "uid": question.uid,
-        "task": question.task,
-        "answer_kind": question.answer_kind,
-        "source_id": question.source_id,
-        "licence": question.licence,
+        "data_source": f"spatial_ssrl/{question.task}",
+        "prompt": [{"role": "user", "content": full_prompt(question)}],
+        "ability": "spatial",
+        "reward_model": {"style": "rule", "ground_truth": question.answer},
+        "extra_info": {"index": number, **_facts(question)},
     }
+
+
+def _facts(question: Question) -> dict[str, str]:
+    return {name: getattr(question, name) for name in _FACTS}
 
 
 def _write_sharegpt(
@@ -149,10 +175,7 @@ def _write_sharegpt(
                     {"role": "assistant", "content": answers(question)},
                 ],
                 "images": list(_save(folder, number, question, questions)),
-                "uid": question.uid,
-                "task": question.task,
-                "source_id": question.source_id,
-                "licence": question.licence,
+                **_facts(question),
             }
             sink.write(json.dumps(row, ensure_ascii=False))
             sink.write("\n]\n" if number == numbers[-1] else ",\n")

@@ -20,15 +20,21 @@ T = TypeVar("T")
 _OPEN_FILES = 32
 _GROUPS = 4
 _BATCH = 32
-_SHAPES = ({"problem", "answer", "images"}, {"prompt", "answer", "images"}, {"messages", "images"})
+_FACTS = ("images", "task", "source_id", "extra_info")
+_SHAPES = (
+    {"problem", "answer", "images"},
+    {"prompt", "answer", "images"},
+    {"prompt", "reward_model", "images"},
+    {"messages", "images"},
+)
 
 
 class CuratedQuestions:
     """The questions of a set on disk, by number; pictures are decoded when asked for.
 
-    Reads what `make_set` wrote, the reference's parquet files, TRL's conversations and
-    LLaMA-Factory's ShareGPT files (`.json`, `.jsonl`); see `question_from` for what is inferred
-    where a shape says less. Objects can be pickled, for data workers.
+    Reads what `make_set` wrote, the reference's parquet files, TRL's and verl's conversations
+    and LLaMA-Factory's ShareGPT files (`.json`, `.jsonl`); see `question_from` for what is
+    inferred where a shape says less. Objects can be pickled, for data workers.
 
     Args:
         path: Folder of a set, folder of parquet files, or one file.
@@ -104,7 +110,8 @@ class CuratedQuestions:
                 columns = (table.column(name).to_pylist() for name in ("task", "source_id"))
                 found += list(zip(*columns, strict=True))
             else:
-                for batch in self._open(number).iter_batches(_BATCH, columns=["images"]):
+                names = [name for name in _FACTS if name in self._open(number).schema_arrow.names]
+                for batch in self._open(number).iter_batches(_BATCH, columns=names):
                     found += map(facts_of, batch.to_pylist())
         return found
 
@@ -146,7 +153,8 @@ class CuratedQuestions:
     def _read(self, number: int, group: int) -> Any:
         """Return a group of rows: a table, or a list of what a JSON file holds."""
         if not self._json:
-            return self._open(number).read_row_group(group)
+            # Few rows gain nothing from threads, and data workers may be forked.
+            return self._open(number).read_row_group(group, use_threads=False)
         file = self.files[number]
         try:
             text = file.read_text(encoding="utf-8")
@@ -182,7 +190,8 @@ def _check_columns(file: Path, names: set[str]) -> None:
     if not any(shape <= names for shape in _SHAPES):
         raise ConfigError(
             f"{str(file)!r} has the columns {', '.join(sorted(names)) or '(none)'}; a set has "
-            "problem, answer and images, or prompt, answer and images, or messages and images."
+            "problem, answer and images; prompt, answer (or reward_model) and images; or messages "
+            "and images."
         )
 
 

@@ -1,4 +1,4 @@
-"""Rows of other projects as questions: the reference's, TRL's and LLaMA-Factory's."""
+"""Rows of other projects as questions: the reference's, TRL's, verl's and LLaMA-Factory's."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def question_from(row: Mapping[str, Any], roots: Sequence[Path]) -> Question:
 
     Args:
         row: A row of a curated set; of the reference's (`problem`, `answer`, `images`); of TRL's
-            conversations (`prompt`, `answer`, `images`); or of ShareGPT's (`messages` or
+            conversations (`prompt`, `answer`, `images`); of verl's (`prompt`, `reward_model`,
+            `images`); or of ShareGPT's (`messages` or
             `conversations`, `images`), whose answer is the last boxed one.
         roots: Folders in which to look for pictures that are named by a path.
 
@@ -54,6 +55,7 @@ def question_from(row: Mapping[str, Any], roots: Sequence[Path]) -> Question:
     """
     if "answer_kind" in row and "problem" in row:
         return from_row(row)
+    row = {**row, **(row.get("extra_info") or {})}
     text, answer, explanation = _said(row)
     images = list(row.get("images") or [])
     if text.count(PICTURE) != len(images):
@@ -84,6 +86,7 @@ def facts_of(row: Mapping[str, Any]) -> tuple[str, str]:
 
     Where the row names no source, its first picture stands for it.
     """
+    row = {**row, **(row.get("extra_info") or {})}
     images = list(row.get("images") or [])
     names = [_path(image) for image in images]
     source = row.get("source_id") or next(filter(None, names), "")
@@ -107,8 +110,9 @@ def _said(row: Mapping[str, Any]) -> tuple[str, str, str]:
     prompt = said.get("user", "")
     if prompt.count(PICTURE) == 0:  # TRL puts pictures that have no place before the text.
         prompt = PICTURE * len(row.get("images") or []) + prompt
-    if row.get("answer") is not None:
-        return prompt, str(row["answer"]), ""
+    answer = row.get("answer") or (row.get("reward_model") or {}).get("ground_truth")
+    if answer:
+        return prompt, str(answer), ""
     completion = said.get("assistant", "")
     answer = last_boxed(completion)
     if answer is None:
