@@ -11,7 +11,7 @@ import yaml
 from spatial_ssrl.cli.main import main
 from spatial_ssrl.data.curated import CuratedQuestions
 
-SCENES = ["--images", "SyntheticScenes", "--images.count=20", "--images.size=32"]
+SCENES = ["--images", "SyntheticScenes", "--images.count=20", "--images.size=64"]
 
 
 def test_options_make_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,7 +28,7 @@ def test_options_make_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_file_names_parts(tmp_path: Path) -> None:
-    scenes = {"class_path": "SyntheticScenes", "init_args": {"count": 20, "size": 32}}
+    scenes = {"class_path": "SyntheticScenes", "init_args": {"count": 20, "size": 64}}
     deep = {"class_path": "DepthOrder", "init_args": {"count": 2}}
     parts = [
         {"images": [scenes], "tasks": ["FlippedPatch"], "count": 6},

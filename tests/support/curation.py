@@ -20,11 +20,11 @@ def small_plan(questions: int = 60, shard_questions: int = 6, **settings: object
     few = questions // 4
     parts = [
         SetPart(
-            [SyntheticScenes(50, 32)],
+            [SyntheticScenes(50, 64)],
             [FlippedPatch(), ShuffledPatches(), DepthOrder()],
             questions - few,
         ),
-        SetPart([SyntheticScenes(20, 48, seed=1)], [CroppedInpainting()], few),
+        SetPart([SyntheticScenes(20, 96, seed=1)], [CroppedInpainting()], few),
     ]
     return SetPlan(parts, shard_questions=shard_questions, **settings)
 

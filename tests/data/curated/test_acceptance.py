@@ -109,7 +109,7 @@ def test_an_error_on_ray_is_told_as_anywhere(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     photos = tmp_path / "photos"
     photos.mkdir()
-    Image.new("RGB", (64, 48), "grey").save(photos / "grey.png")
+    Image.new("RGB", (128, 96), "grey").save(photos / "grey.png")
     plan = SetPlan([SetPart([ImageFolder(photos)], [FlippedPatch()], 12)])
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:

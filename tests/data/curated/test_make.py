@@ -69,7 +69,7 @@ def test_the_manifest_counts_what_is_there(made: Path) -> None:
     assert manifest["distinct_questions"] == len({question.uid for question in questions})
     assert manifest["settings"]["parts"][1]["images"][0] == {
         "class_path": "SyntheticScenes",
-        "init_args": {"count": 20, "size": 48, "seed": 1, "first": 0},
+        "init_args": {"count": 20, "size": 96, "seed": 1, "first": 0},
     }
     assert set(manifest["versions"]) >= {"spatial-ssrl", "numpy", "pillow", "pyarrow"}
 
@@ -203,11 +203,11 @@ def test_bad_files_are_counted_and_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png", "c.png"):
         noise = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((64, 48), Image.Resampling.BICUBIC).save(photos / name)
+        Image.fromarray(noise).resize((128, 96), Image.Resampling.BICUBIC).save(photos / name)
     content = (photos / "b.png").read_bytes()
     (photos / "b.png").write_bytes(content[: len(content) // 2])
     (photos / "page.jpg").write_text("<html>not found</html>")
-    Image.new("RGB", (64, 48), "grey").save(photos / "c.png")
+    Image.new("RGB", (128, 96), "grey").save(photos / "c.png")
     plan = SetPlan([SetPart([ImageFolder(photos)], [FlippedPatch()], 12)])
     manifest = make_set(plan, tmp_path / "set")
     (broken,) = manifest["unreadable"]
@@ -227,7 +227,7 @@ def test_bad_files_are_counted_and_named(tmp_path: Path) -> None:
 def test_a_source_of_nothing_usable_stops_the_run_with_its_reason(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    Image.new("RGB", (64, 48), "grey").save(photos / "grey.png")
+    Image.new("RGB", (128, 96), "grey").save(photos / "grey.png")
     plan = SetPlan([SetPart([ImageFolder(photos)], [FlippedPatch()], 12)])
     with pytest.raises(SpatialSSRLError, match="made no question of 200 scenes: flipping a patch"):
         make_set(plan, tmp_path / "set")

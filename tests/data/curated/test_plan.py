@@ -16,7 +16,7 @@ from support.curation import small_plan
 
 
 def plan_of(*counts: int, shard_questions: int = 7) -> SetPlan:
-    parts = [SetPart([SyntheticScenes(5, 32)], [FlippedPatch()], count) for count in counts]
+    parts = [SetPart([SyntheticScenes(5, 64)], [FlippedPatch()], count) for count in counts]
     return SetPlan(parts, shard_questions=shard_questions)
 
 
@@ -51,7 +51,7 @@ def test_the_order_of_questions_does_not_depend_on_the_shards() -> None:
 
 
 def test_parts_share_no_draw() -> None:
-    part = SetPart([SyntheticScenes(500, 32)], [FlippedPatch()], 20)
+    part = SetPart([SyntheticScenes(500, 64)], [FlippedPatch()], 20)
     first, second = SetPlan([part, part]).streams()
     uids = {stream[i].uid for stream in (first, second) for i in range(20)}
     assert len(uids) == 40

@@ -41,7 +41,7 @@ def questions_of(loader: object) -> list[Question]:
 def test_every_question_is_shown_once_in_a_pass(made: Path) -> None:
     stream = module(made).training_questions()
     count = len(stream.rows)
-    assert 60 < count < 110
+    assert 40 < count < 119
     first = [stream[index] for index in range(count)]
     second = [stream[index] for index in range(count, 2 * count)]
     stored = {row: question.uid for row, question in enumerate(CuratedQuestions(made))}
@@ -58,7 +58,7 @@ def test_every_question_is_shown_once_in_a_pass(made: Path) -> None:
 
 def test_training_and_held_out_scenes_never_meet(made: Path) -> None:
     data = module(made)
-    trained = {q.source_id for q in map(data.training_questions().__getitem__, range(110))}
+    trained = {q.source_id for q in map(data.training_questions().__getitem__, range(119))}
     held = {q.source_id for q in questions_of(data.val_dataloader())}
     held |= {q.source_id for q in questions_of(data.test_dataloader())}
     assert trained
@@ -155,6 +155,6 @@ def test_a_missing_set_is_told_before_training(tmp_path: Path) -> None:
 
 
 def test_a_set_of_one_scene_cannot_be_parted(tmp_path: Path) -> None:
-    make_set(SetPlan([SetPart([SyntheticScenes(1, 32)], [FlippedPatch()], 5)]), tmp_path)
+    make_set(SetPlan([SetPart([SyntheticScenes(1, 64)], [FlippedPatch()], 5)]), tmp_path)
     with pytest.raises(ConfigError, match="shows 1 scenes, too few to hold a share"):
         module(tmp_path).prepare_data()
