@@ -45,11 +45,19 @@ class Drawn(ImageSource):
         if index == self.unreadable_at:
             raise SceneUnreadable(f"drawn/{index} is broken")
         side = 9 if index == self.odd_at else 8
-        return Scene(np.full((side, side, 3), self.shade + index, np.uint8), f"drawn/{index}")
+        pixels = np.full((side, side, 3), self.shade + index, np.uint8)
+        return Scene(pixels, f"drawn/{index}", licence=f"licence {index % 2}")
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_licences_are_kept(tmp_path):
+    cached = CachedScenes(Drawn(unreadable_at=3), tmp_path / "cache", processes=1)
+    cached.prepare()
+    found = [cached.scene(index).licence for index in (0, 1, 2, 4)]
+    assert found == ["licence 0", "licence 1", "licence 0", "licence 0"]
 
 
 def test_cache_gives_what_the_source_gives(tmp_path):

@@ -26,7 +26,7 @@ from spatial_ssrl.images.base import ImageSource
 
 _log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 64
 _MANIFEST = "manifest.json"
 
@@ -39,6 +39,7 @@ class Manifest:
         fingerprint: Identifies the source and its settings.
         source_ids: Name of every scene.
         in_metres: Whether the depth of each scene is in metres.
+        licences: Licence of each scene's picture, "" where unknown.
         unreadable: Why a scene could not be read, by its index.
         has_depth: Whether there is a depth array.
     """
@@ -46,6 +47,7 @@ class Manifest:
     fingerprint: str
     source_ids: tuple[str, ...]
     in_metres: tuple[bool, ...]
+    licences: tuple[str, ...]
     unreadable: Mapping[int, str]
     has_depth: bool
 
@@ -64,12 +66,14 @@ class _Rendered:
         start: Index of the first scene of the run.
         source_ids: Name of every scene.
         in_metres: Whether the depth of each scene is in metres.
+        licences: Licence of each scene's picture, "" where unknown.
         unreadable: Why a scene could not be read, by its index.
     """
 
     start: int
     source_ids: tuple[str, ...]
     in_metres: tuple[bool, ...]
+    licences: tuple[str, ...]
     unreadable: Mapping[int, str]
 
 
@@ -81,6 +85,7 @@ def read_manifest(root: Path, fingerprint: str) -> Manifest | None:
             fingerprint=record["fingerprint"],
             source_ids=tuple(record["source_ids"]),
             in_metres=tuple(record["in_metres"]),
+            licences=tuple(record["licences"]),
             unreadable={int(index): text for index, text in record["unreadable"].items()},
             has_depth=bool(record["has_depth"]),
         )
@@ -117,7 +122,7 @@ def write_cache(source: ImageSource, root: Path, fingerprint: str, processes: in
         ConfigError: If scenes differ in size, none is readable, or the folder cannot be written.
     """
     height, width = _size_of(source)
-    empty = Manifest(fingerprint, (), (), {}, source.has_depth)
+    empty = Manifest(fingerprint, (), (), (), {}, source.has_depth)
     partial = [f"{name}.{os.getpid()}.partial" for name in (*empty.arrays, _MANIFEST)]
     paths = [root / name for name in partial]
     try:
@@ -166,6 +171,7 @@ def _joined(parts: list[_Rendered], empty: Manifest) -> Manifest:
         fingerprint=empty.fingerprint,
         source_ids=tuple(name for part in ordered for name in part.source_ids),
         in_metres=tuple(flag for part in ordered for flag in part.in_metres),
+        licences=tuple(licence for part in ordered for licence in part.licences),
         unreadable={index: text for part in ordered for index, text in part.unreadable.items()},
         has_depth=empty.has_depth,
     )
@@ -177,6 +183,7 @@ def _as_record(manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "source_ids": manifest.source_ids,
         "in_metres": manifest.in_metres,
+        "licences": manifest.licences,
         "unreadable": {str(index): text for index, text in manifest.unreadable.items()},
         "has_depth": manifest.has_depth,
     }
@@ -236,13 +243,14 @@ def _leave_interrupts() -> None:
 def _render_run(source: ImageSource, paths: list[str], start: int, stop: int) -> _Rendered:
     """Write scenes [start, stop) into the array files, and return what is not pixels."""
     arrays = [np.load(path, mmap_mode="r+") for path in paths]
-    names, units, unreadable = [], [], {}
+    names, units, licences, unreadable = [], [], [], {}
     for index in range(start, stop):
         try:
             scene = source.scene(index)
         except SceneUnreadable as error:
             names.append(source.source_id(index))
             units.append(False)
+            licences.append("")
             unreadable[index] = str(error)
             continue
         if scene.image.shape != arrays[0].shape[1:]:
@@ -257,9 +265,10 @@ def _render_run(source: ImageSource, paths: list[str], start: int, stop: int) ->
             arrays[1][index] = np.nan if scene.depth is None else scene.depth
         names.append(scene.source_id)
         units.append(scene.depth_unit == "metre")
+        licences.append(scene.licence)
     for array in arrays:
         array.flush()
-    return _Rendered(start, tuple(names), tuple(units), unreadable)
+    return _Rendered(start, tuple(names), tuple(units), tuple(licences), unreadable)
 
 
 @contextmanager

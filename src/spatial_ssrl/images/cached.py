@@ -98,6 +98,7 @@ class CachedScenes(ImageSource):
             source_id=name,
             depth=None if depths is None else np.array(depths[index]),
             depth_unit="metre" if manifest.in_metres[index] else "relative",
+            licence=manifest.licences[index],
         )
 
     def source_id(self, index: int) -> str:
