@@ -56,8 +56,8 @@ class CroppedInpainting(PretextTask):
 
     - "paper": three distractors are drawn without replacement from five: the right patch
       turned 90 degrees left or right, its central half enlarged, and its surroundings at 1.5
-      and 2 times its side. Who knows which way is up can tell a turned patch from a straight
-      one without the holed picture.
+      and 2 times its side. All of them come from the right patch, so that comparing the
+      candidates gives it away without the holed picture (benchmarks/LOG.md).
     - "matched": four squares of one size are drawn from the picture, all by the same law and
       under conditions that treat them alike; then one of them, each as likely, becomes the hole.
       The candidates are thus exchangeable, so they alone say nothing about the answer. As the
