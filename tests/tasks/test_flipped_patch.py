@@ -109,4 +109,6 @@ def test_a_patch_with_an_ambiguous_flip_rejects_the_picture_whatever_was_drawn(q
 
 
 def test_a_lopsided_patch_is_accepted():
-    FlippedPatch().make(pattern((3 * ROWS + 2 * COLUMNS)[..., None]), np.random.default_rng(0))
+    scene = pattern((3 * ROWS + 2 * COLUMNS)[..., None])
+    question = FlippedPatch().make(scene, np.random.default_rng(0))
+    assert question.answer in question.choices
