@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from spatial_ssrl.cli.files import check_writable
+from spatial_ssrl.cli.progress import counting_bar
 from spatial_ssrl.data.cold_start import Answers, ColdStartAnswers
 from spatial_ssrl.data.curated import CuratedQuestions
 from spatial_ssrl.data.curated.export import Shape, export
@@ -37,16 +34,7 @@ def convert(
     """
     check_writable("out", out)
     questions = CuratedQuestions(curated, image_folder)
-    bar = Progress(
-        TextColumn("Writing questions"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
+    with counting_bar("Writing questions") as bar:
         task = bar.add_task("questions", total=count or len(questions))
         export(
             questions,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from spatial_ssrl.cli.files import check_writable
+from spatial_ssrl.cli.progress import counting_bar
 from spatial_ssrl.cli.questions import source_of, tasks_for
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.plugins import load_plugins
@@ -74,16 +73,7 @@ def curate(
 
 
 def _make(plan: SetPlan, out: Path, workers: int, engine: Engine) -> dict[str, Any]:
-    bar = Progress(
-        TextColumn("Making questions"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
+    with counting_bar("Making questions") as bar:
         task = bar.add_task("questions", total=plan.questions)
         return make_set(
             plan, out, workers, engine, lambda questions: bar.update(task, completed=questions)
