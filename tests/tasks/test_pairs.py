@@ -101,3 +101,13 @@ def test_sparse_depth_has_no_regions():
     depth[::5] = np.arange(13, dtype=np.float32)[:, None]
     with pytest.raises(SceneRejected, match="no two regions of steady depth"):
         pairs.find_regions(depth)
+
+
+def test_regions_beside_each_other_differ_by_a_tenth_of_the_depth_at_most():
+    level = np.array([0.5, 0.59, 0.61, 0.41, 0.39], dtype=np.float32)
+    found = pairs.RegionSet(
+        rows=np.full(5, 50), columns=np.array([20, 60, 60, 60, 60]), low=level, high=level,
+        depth=1 + level, height=100, width=100, noise=0.0, focal=None,
+    )  # fmt: skip
+    first, second = np.zeros(4, dtype=np.int64), np.arange(1, 5)
+    assert pairs.matches(found, (1, 0), first, second).tolist() == [True, False, True, False]
