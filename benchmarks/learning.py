@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor
 from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.cli import fit
 from spatial_ssrl.cli.commands.quickstart import Settings, quickstart, stage_arguments
+from spatial_ssrl.core.batches import Feedback
 from spatial_ssrl.core.files import write_json
 from spatial_ssrl.evaluation.report import compare
 from spatial_ssrl.training.callbacks.question_records import read_records
@@ -45,12 +47,12 @@ class ShuffledRewards(GRPO):
         super().__init__(**settings)
         self._calls = 0
 
-    def advantages(self, rewards: Tensor) -> Tensor:
+    def advantages(self, feedback: Feedback) -> Tensor:
         """Return the advantages of rewards that were handed to other completions."""
         self._calls += 1
         generator = torch.Generator().manual_seed(self._calls)
-        places = torch.rand(rewards.shape, generator=generator).argsort(dim=1)
-        return super().advantages(rewards.gather(1, places))
+        places = torch.rand(feedback.rewards.shape, generator=generator).argsort(dim=1)
+        return super().advantages(replace(feedback, rewards=feedback.rewards.gather(1, places)))
 
 
 def run_seeds(seeds: list[int]) -> dict[str, Any]:

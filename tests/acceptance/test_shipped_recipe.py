@@ -162,7 +162,7 @@ def test_plain_peft_on_the_plain_model_gives_the_same_numbers(
     prompts = policy.collator()(questions)
     with torch.no_grad():
         rollouts = InProcess().sample(policy, prompts, 1, SamplingSettings(max_new_tokens=12), 0)
-        ours = policy.logprobs(prompts, rollouts, 1.0)
+        ours = policy.logprobs(prompts, rollouts)
 
     plain = AutoModelForImageTextToText.from_pretrained(tiny_qwen_folder).eval()
     processor = AutoProcessor.from_pretrained(runs.rl / "policy")

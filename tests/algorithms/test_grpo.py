@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from torch import Tensor
 
 from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.algorithms.losses import k3_divergence, sequence_means
+from spatial_ssrl.core.batches import Feedback, LossInputs
 from spatial_ssrl.core.errors import ConfigError
 
 # One group of four completions of lengths 5, 3, 4 and 2, in float64. TRL is 1.16.0.
@@ -41,13 +44,29 @@ def update() -> dict[str, Tensor]:
     return {"logprobs": logp, "old_logprobs": old, "ref_logprobs": ref, "mask": mask}
 
 
+def feedback(rewards: Tensor = REWARDS, mask: Tensor | None = None) -> Feedback:
+    if mask is None:
+        mask = torch.ones(rewards.numel(), 1, dtype=torch.bool)
+    return Feedback(rewards=rewards, parts={}, weights={}, mask=mask)
+
+
+def of_completions(algorithm: GRPO, rewards: Tensor = REWARDS) -> Tensor:
+    return algorithm.advantages(feedback(rewards))[:, 0]
+
+
+def inputs(algorithm: GRPO, update: dict[str, Tensor]) -> LossInputs:
+    advantages = algorithm.advantages(feedback(mask=update["mask"]))
+    return LossInputs(**update, sampling_logprobs=None, advantages=advantages)
+
+
+def values(given: LossInputs) -> dict[str, Tensor | None]:
+    return {field.name: getattr(given, field.name) for field in fields(given)}
+
+
 def loss_and_gradient(algorithm: GRPO, update: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     logp = update["logprobs"].clone().requires_grad_()
-    advantages = algorithm.advantages(REWARDS)[0]
-    normaliser = algorithm.normaliser(update["mask"])
-    output = algorithm.loss(
-        **{**update, "logprobs": logp}, advantages=advantages, normaliser=normaliser
-    )
+    normaliser = algorithm.normaliser(update["mask"].sum(1))
+    output = algorithm.loss(inputs(algorithm, update | {"logprobs": logp}), normaliser)
     output.loss.backward()
     assert logp.grad is not None
     return output.loss.detach(), logp.grad
@@ -55,17 +74,17 @@ def loss_and_gradient(algorithm: GRPO, update: dict[str, Tensor]) -> tuple[Tenso
 
 def test_advantages_equal_those_of_trl() -> None:
     expected = [0.956182177748, -0.764945742198, 0.764945742198, -0.956182177748]
-    assert GRPO().advantages(REWARDS)[0].tolist() == pytest.approx(expected, abs=1e-11)
+    assert of_completions(GRPO()).tolist() == pytest.approx(expected, abs=1e-11)
 
 
 def test_advantages_equal_those_of_verl() -> None:
     expected = [0.95636324, -0.76509059, 0.76509059, -0.95636324]
-    advantages = GRPO(advantage_eps=1e-6).advantages(REWARDS)[0].tolist()
+    advantages = of_completions(GRPO(advantage_eps=1e-6)).tolist()
     assert advantages == pytest.approx(expected, abs=1e-8)
 
 
 def test_advantages_without_scaling_are_differences_from_the_mean() -> None:
-    advantages = GRPO(scale_by_std=False).advantages(REWARDS)[0].tolist()
+    advantages = of_completions(GRPO(scale_by_std=False)).tolist()
     assert advantages == pytest.approx([0.5, -0.4, 0.4, -0.5])
 
 
@@ -113,12 +132,15 @@ def test_micro_batches_add_up_to_the_whole(update: dict[str, Tensor], split: lis
     algorithm = GRPO(kl_coefficient=0.04)
     whole, gradient = loss_and_gradient(algorithm, update)
     logp = update["logprobs"].clone().requires_grad_()
-    advantages, normaliser = algorithm.advantages(REWARDS)[0], algorithm.normaliser(update["mask"])
+    given = inputs(algorithm, update | {"logprobs": logp})
+    normaliser = algorithm.normaliser(update["mask"].sum(1))
     total, tokens, start = 0.0, 0, 0
     for size in split:
         rows = slice(start, start + size)
-        part = {name: value[rows] for name, value in update.items()} | {"logprobs": logp[rows]}
-        output = algorithm.loss(**part, advantages=advantages[rows], normaliser=normaliser)
+        part = LossInputs(
+            **{name: None if v is None else v[rows] for name, v in values(given).items()}
+        )
+        output = algorithm.loss(part, normaliser)
         output.loss.backward()
         total += output.loss.item()
         tokens += int(output.stats["tokens"])
@@ -130,9 +152,7 @@ def test_micro_batches_add_up_to_the_whole(update: dict[str, Tensor], split: lis
 
 def test_statistics_are_sums_over_tokens(update: dict[str, Tensor]) -> None:
     algorithm = GRPO(kl_coefficient=0.04)
-    stats = algorithm.loss(
-        **update, advantages=algorithm.advantages(REWARDS)[0], normaliser=4.0
-    ).stats
+    stats = algorithm.loss(inputs(algorithm, update), 4.0).stats
     assert int(stats["tokens"]) == 14
     assert stats["surprisal"].item() == pytest.approx(13.4)
     assert stats["kl"].item() == pytest.approx(14 * 0.20612800, abs=1e-6)
@@ -144,12 +164,13 @@ def test_statistics_are_sums_over_tokens(update: dict[str, Tensor]) -> None:
 def test_equal_rewards_give_exactly_zero_advantage() -> None:
     # The float32 mean of eight times 0.1 is not 0.1.
     rewards = torch.full((3, 8), 0.1)
-    assert not GRPO().advantages(rewards).any()
+    assert not GRPO().advantages(feedback(rewards)).any()
+    assert not GRPO().has_signal(feedback(rewards)).any()
 
 
 def test_advantages_ignore_a_shift_of_the_rewards() -> None:
-    shifted = GRPO().advantages(REWARDS + 7.25)
-    assert torch.allclose(shifted, GRPO().advantages(REWARDS), atol=1e-9)
+    shifted = of_completions(GRPO(), REWARDS + 7.25)
+    assert torch.allclose(shifted, of_completions(GRPO()), atol=1e-9)
 
 
 def test_padding_may_hold_anything(update: dict[str, Tensor]) -> None:
@@ -183,7 +204,7 @@ def test_sequence_means_divides_by_each_length() -> None:
 
 def test_a_group_of_one_is_refused_with_a_remedy() -> None:
     with pytest.raises(ValueError, match=r"group_size is 1.*set group_size to 2 or more"):
-        GRPO().advantages(torch.zeros(3, 1))
+        GRPO().check(1, {})
 
 
 @pytest.mark.parametrize(
@@ -205,6 +226,6 @@ def test_reference_is_needed_only_for_the_divergence(update: dict[str, Tensor]) 
     algorithm = GRPO(kl_coefficient=0.0)
     assert not algorithm.needs_reference
     update["ref_logprobs"] = None
-    algorithm.loss(**update, advantages=algorithm.advantages(REWARDS)[0], normaliser=4.0)
+    algorithm.loss(inputs(algorithm, update), 4.0)
     with pytest.raises(ValueError, match="needs ref_logprobs"):
-        GRPO().loss(**update, advantages=algorithm.advantages(REWARDS)[0], normaliser=4.0)
+        GRPO().loss(inputs(algorithm, update), 4.0)

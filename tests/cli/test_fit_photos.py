@@ -104,7 +104,7 @@ def check_plain_model_agrees(policy: object, model: Path, adapter: Path) -> None
     prompts = policy.collator()([question])
     tokens, mask = random_completions(policy, 1)
     with torch.no_grad():
-        ours = policy.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0)
+        ours = policy.logprobs(prompts, rollouts_of(tokens, mask, 1))
         plain = AutoModelForImageTextToText.from_pretrained(model)
         width = plain.config.text_config.hidden_size
         banned = torch.isinf(policy.logits(torch.zeros(1, width)))[0].nonzero()[:, 0].tolist()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spatial_ssrl.algorithms import ALGORITHMS, Algorithm
+from spatial_ssrl.core.batches import Feedback, LossInputs
 
 ENTRIES = ALGORITHMS.entries()
 GROUPS, SIZE, WIDTH = 3, 4, 6
@@ -39,6 +40,21 @@ def random_rewards() -> Tensor:
     return torch.rand(GROUPS, SIZE, generator=generator, dtype=torch.float64)
 
 
+def advantages_of(algorithm: Algorithm, rewards: Tensor, update: dict[str, Tensor]) -> Tensor:
+    """Return advantages (N, C) of rewards (B, G)."""
+    return algorithm.advantages(
+        Feedback(
+            rewards=rewards,
+            parts={"accuracy": rewards},
+            weights={"accuracy": 1.0},
+            mask=update["mask"],
+            old_logprobs=update["old_logprobs"],
+            ref_logprobs=update["ref_logprobs"],
+            greedy_rewards=rewards.mean(dim=1),
+        )
+    )
+
+
 def gradient_of(
     algorithm: Algorithm,
     update: dict[str, Tensor],
@@ -46,11 +62,12 @@ def gradient_of(
     split: tuple[slice, ...] = (slice(None),),
 ) -> tuple[float, Tensor]:
     logprobs = update["logprobs"].clone().requires_grad_()
-    normaliser = algorithm.normaliser(update["mask"])
+    normaliser = algorithm.normaliser(update["mask"].sum(1))
+    given = update | {"logprobs": logprobs, "advantages": advantages}
     total = 0.0
     for rows in split:
-        part = {name: value[rows] for name, value in (update | {"logprobs": logprobs}).items()}
-        output = algorithm.loss(**part, advantages=advantages[rows], normaliser=normaliser)
+        part = {name: value[rows] for name, value in given.items()}
+        output = algorithm.loss(LossInputs(**part, sampling_logprobs=None), normaliser)
         output.loss.backward()
         total += output.loss.item()
     assert logprobs.grad is not None
@@ -58,23 +75,26 @@ def gradient_of(
 
 
 def test_equal_rewards_leave_the_policy_alone(algorithm: Algorithm) -> None:
-    advantages = algorithm.advantages(torch.full((GROUPS, SIZE), 0.7)).flatten()
     update = random_update()
     # Where policy and reference agree, the divergence term has no gradient either.
     update["ref_logprobs"] = update["logprobs"].clone()
-    _, gradient = gradient_of(algorithm, update, advantages.double())
+    advantages = advantages_of(algorithm, torch.full((GROUPS, SIZE), 0.7).double(), update)
+    _, gradient = gradient_of(algorithm, update, advantages)
     assert not gradient.any()
 
 
 def test_a_shift_of_all_rewards_changes_nothing(algorithm: Algorithm) -> None:
-    rewards = random_rewards()
+    rewards, update = random_rewards(), random_update()
     assert torch.allclose(
-        algorithm.advantages(rewards + 3.5), algorithm.advantages(rewards), atol=1e-9
+        advantages_of(algorithm, rewards + 3.5, update),
+        advantages_of(algorithm, rewards, update),
+        atol=1e-9,
     )
 
 
 def test_micro_batches_equal_the_whole(algorithm: Algorithm) -> None:
-    update, advantages = random_update(), algorithm.advantages(random_rewards()).flatten()
+    update = random_update()
+    advantages = advantages_of(algorithm, random_rewards(), update)
     split = (slice(0, SIZE), slice(SIZE, 3 * SIZE))
     whole, whole_gradient = gradient_of(algorithm, update, advantages)
     parts, parts_gradient = gradient_of(algorithm, update, advantages, split)
@@ -83,7 +103,8 @@ def test_micro_batches_equal_the_whole(algorithm: Algorithm) -> None:
 
 
 def test_short_and_empty_completions_stay_finite(algorithm: Algorithm) -> None:
-    update, advantages = random_update(), algorithm.advantages(random_rewards()).flatten()
+    update = random_update()
+    advantages = advantages_of(algorithm, random_rewards(), update)
     update["logprobs"] = update["logprobs"].masked_fill(~update["mask"], float("-inf"))
     loss, gradient = gradient_of(algorithm, update, advantages)
     assert torch.tensor(loss).isfinite()
@@ -94,8 +115,8 @@ def test_short_and_empty_completions_stay_finite(algorithm: Algorithm) -> None:
 def test_better_completions_become_likelier(algorithm: Algorithm) -> None:
     update = random_update()
     update["old_logprobs"] = update["ref_logprobs"] = update["logprobs"].clone()
-    advantages = algorithm.advantages(random_rewards()).flatten()
+    advantages = advantages_of(algorithm, random_rewards(), update)
     _, gradient = gradient_of(algorithm, update, advantages)
     rows = update["mask"].any(dim=1)
     descent = -gradient.sum(dim=1)
-    assert torch.equal(descent[rows] > 0, advantages[rows] > 0)
+    assert torch.equal(descent[rows] > 0, advantages[rows, 0] > 0)

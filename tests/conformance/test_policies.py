@@ -93,7 +93,9 @@ def test_kept_logprobs_are_those_scored(policy: PolicyBackbone) -> None:
     for temperature in (1.0, 0.7):
         rollouts = sampled(policy, temperature)
         with torch.no_grad():
-            scored = policy.logprobs(prompts_of(policy), rollouts, temperature)
+            scored = policy.logprobs(
+                prompts_of(policy), rollouts, SamplingSettings(temperature=temperature)
+            )
         assert rollouts.logprobs is not None
         torch.testing.assert_close(scored, rollouts.logprobs, atol=1e-5, rtol=0)
         assert (scored[~rollouts.mask] == 0).all()
@@ -102,12 +104,12 @@ def test_kept_logprobs_are_those_scored(policy: PolicyBackbone) -> None:
 def test_questions_do_not_influence_each_other(policy: PolicyBackbone) -> None:
     prompts, rollouts = prompts_of(policy), sampled(policy)
     with torch.no_grad():
-        together = policy.logprobs(prompts, rollouts, 1.0)
+        together = policy.logprobs(prompts, rollouts)
         for number, question in enumerate(questions()):
             rows = slice(number * GROUP, (number + 1) * GROUP)
             part = rollouts_of(rollouts.tokens[rows], rollouts.mask[rows], GROUP)
             for alone in (policy.slice(prompts, number, number + 1), policy.collator()([question])):
-                scored = policy.logprobs(alone, part, 1.0)
+                scored = policy.logprobs(alone, part)
                 torch.testing.assert_close(scored, together[rows], atol=1e-5, rtol=0)
 
 
@@ -119,8 +121,8 @@ def test_selected_questions_keep_their_pictures(policy: PolicyBackbone) -> None:
     chosen = policy.select(prompts, order)
     assert chosen.questions == tuple(questions()[number] for number in order)
     with torch.no_grad():
-        expected = policy.logprobs(prompts, rollouts, 1.0)[rows]
-        scored = policy.logprobs(chosen, part, 1.0)
+        expected = policy.logprobs(prompts, rollouts)[rows]
+        scored = policy.logprobs(chosen, part)
     torch.testing.assert_close(scored, expected, atol=1e-5, rtol=0)
 
 
@@ -128,13 +130,13 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole(policy: PolicyBackbon
     prompts, rollouts = prompts_of(policy), sampled(policy)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     assert trained
-    loss = policy.logprobs(prompts, rollouts, 1.0).sum()
+    loss = policy.logprobs(prompts, rollouts).sum()
     whole = torch.autograd.grad(loss, trained, allow_unused=True)
     summed = [torch.zeros_like(parameter) for parameter in trained]
     for number in range(len(prompts)):
         rows = slice(number * GROUP, (number + 1) * GROUP)
         part = rollouts_of(rollouts.tokens[rows], rollouts.mask[rows], GROUP)
-        loss = policy.logprobs(policy.slice(prompts, number, number + 1), part, 1.0).sum()
+        loss = policy.logprobs(policy.slice(prompts, number, number + 1), part).sum()
         for total, gradient in zip(
             summed, torch.autograd.grad(loss, trained, allow_unused=True), strict=True
         ):
@@ -169,21 +171,21 @@ def test_reference_stays_and_everything_is_restored(policy: PolicyBackbone) -> N
     before = {name: value.clone() for name, value in policy.trainable_state().items()}
     flags = [parameter.requires_grad for parameter in policy.parameters()]
     with torch.no_grad():
-        start = policy.logprobs(prompts, rollouts, 1.0)
+        start = policy.logprobs(prompts, rollouts)
         with policy.reference():
-            torch.testing.assert_close(policy.logprobs(prompts, rollouts, 1.0), start)
+            torch.testing.assert_close(policy.logprobs(prompts, rollouts), start)
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.mul_(1.2)
-        moved = policy.logprobs(prompts, rollouts, 1.0)
+        moved = policy.logprobs(prompts, rollouts)
         assert (moved - start).abs().max() > 1e-3
         with policy.reference():
-            assert torch.equal(policy.logprobs(prompts, rollouts, 1.0), start)
-        assert torch.equal(policy.logprobs(prompts, rollouts, 1.0), moved)
+            assert torch.equal(policy.logprobs(prompts, rollouts), start)
+        assert torch.equal(policy.logprobs(prompts, rollouts), moved)
     assert [parameter.requires_grad for parameter in policy.parameters()] == flags
     policy.load_trainable_state(before)
     with torch.no_grad():
-        assert torch.equal(policy.logprobs(prompts, rollouts, 1.0), start)
+        assert torch.equal(policy.logprobs(prompts, rollouts), start)
 
 
 def test_saved_policy_is_written_whole(policy: PolicyBackbone, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_global_random_state_plays_no_part(engine, policy, prompts):
 def test_kept_logprobs_are_those_scored(engine, policy, prompts):
     rollouts = sample(engine, policy, prompts)
     with torch.no_grad():
-        scored = policy.logprobs(prompts, rollouts, temperature=1.0)
+        scored = policy.logprobs(prompts, rollouts)
     torch.testing.assert_close(rollouts.logprobs, scored, rtol=0, atol=1e-5)
 
 

@@ -54,7 +54,7 @@ def test_shared_reading_scores_as_each_row_alone(tiny_folder: Path) -> None:
     tokens, mask = random_completions(policy, len(QUESTIONS) * GROUP)
     with torch.no_grad():
         expected = scored_by_the_oracle(policy, prompts, tokens, mask)
-        shared = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0)
+        shared = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP))
         repeated = repeated_logprobs(policy, prompts, rollouts_of(tokens, mask, GROUP))
     torch.testing.assert_close(shared, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(repeated, expected, atol=1e-5, rtol=0)
@@ -113,7 +113,7 @@ def test_gradients_are_those_of_a_plain_forward(
 
     expected = (scored_by_the_oracle(policy, prompts, tokens, mask) * weight).sum()
     wanted = torch.autograd.grad(expected, trained)
-    loss = (policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0) * weight).sum()
+    loss = (policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP)) * weight).sum()
     got = torch.autograd.grad(loss, trained)
 
     assert all(gradient.abs().max() > 0 for gradient in wanted)
@@ -131,11 +131,11 @@ def test_checkpointing_recomputes_layers_and_keeps_dropout_off(tiny_qwen_folder:
     layer.register_forward_pre_hook(lambda *_: calls.append(1))
     prompts = policy.collator()(QUESTIONS[:1])
     tokens, mask = random_completions(policy, GROUP)
-    first = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0)
+    first = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP))
     assert len(calls) == 1
     first.sum().backward()
     assert len(calls) == 2
-    second = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP), 1.0)
+    second = policy.logprobs(prompts, rollouts_of(tokens, mask, GROUP))
     assert torch.equal(first, second)
     assert not any(module.training for module in policy.modules())
     assert policy.read(prompts).cache.get_seq_length() == prompts.input_ids.shape[1]
@@ -218,7 +218,7 @@ def test_saved_adapter_loads_with_plain_peft(
     prompts = lora_policy.collator()(QUESTIONS)
     tokens, mask = random_completions(lora_policy, len(QUESTIONS))
     with torch.no_grad():
-        ours = lora_policy.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0)
+        ours = lora_policy.logprobs(prompts, rollouts_of(tokens, mask, 1))
     lora_policy.save(tmp_path / "adapter")
 
     plain = AutoModelForImageTextToText.from_pretrained(tiny_qwen_folder)
@@ -236,7 +236,7 @@ def test_saved_adapter_loads_with_plain_peft(
     again.load()
     assert again.trainable_state().keys() == lora_policy.trainable_state().keys()
     with torch.no_grad():
-        same = again.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0)
+        same = again.logprobs(prompts, rollouts_of(tokens, mask, 1))
     assert torch.equal(same, ours)
 
 

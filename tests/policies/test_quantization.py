@@ -35,14 +35,14 @@ def test_adapters_learn_over_four_bit_weights(tiny_qwen_folder: Path, tmp_path: 
 
     prompts = policy.collator()([random_question(2)])
     tokens, mask = random_completions(policy, 1)
-    exact = whole.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0)
-    logprobs = policy.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0)
+    exact = whole.logprobs(prompts, rollouts_of(tokens, mask, 1))
+    logprobs = policy.logprobs(prompts, rollouts_of(tokens, mask, 1))
     difference = (logprobs - exact).abs().max()
     assert 1e-4 < difference < 1.0  # rounded to 4 bits, but the same model
 
     with torch.no_grad():
-        policy.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0)
-    policy.logprobs(prompts, rollouts_of(tokens, mask, 1), 1.0).sum().backward()
+        policy.logprobs(prompts, rollouts_of(tokens, mask, 1))
+    policy.logprobs(prompts, rollouts_of(tokens, mask, 1)).sum().backward()
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:  # lora_A has no gradient yet: its partner starts at zero
             assert parameter.grad is not None, name

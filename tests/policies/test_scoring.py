@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
-from spatial_ssrl.policies import ReadState, TinyVLM, scoring
+from spatial_ssrl.policies import ReadState, SamplingSettings, TinyVLM, scoring
 from spatial_ssrl.policies.repeated import repeated_logprobs
 from spatial_ssrl.policies.scoring import completion_logprobs
 from support.oracles import plain_logprobs, random_completions, rollouts_of
@@ -79,7 +79,9 @@ def test_scores_are_those_of_one_plain_forward_each(
     logits = policy.logits(policy.read(prompts).hidden)
     unsayable = torch.isneginf(logits).all(0).nonzero().flatten().tolist()
     with torch.no_grad():
-        scored = completion_logprobs(policy, prompts, rollouts, temperature)
+        scored = completion_logprobs(
+            policy, prompts, rollouts, SamplingSettings(temperature=temperature)
+        )
         for row in range(len(rollouts)):
             kept = rollouts.mask[row]
             alone = policy.select(prompts, [row // GROUP])
@@ -93,8 +95,8 @@ def test_scores_are_those_of_one_plain_forward_each(
 def test_shared_and_repeated_scoring_agree_with_gradients(
     policy: TinyVLM, prompts: PromptBatch, rollouts: Rollouts
 ) -> None:
-    shared = completion_logprobs(policy, prompts, rollouts, 0.7)
-    repeated = repeated_logprobs(policy, prompts, rollouts, 0.7)
+    shared = completion_logprobs(policy, prompts, rollouts, SamplingSettings(temperature=0.7))
+    repeated = repeated_logprobs(policy, prompts, rollouts, SamplingSettings(temperature=0.7))
     torch.testing.assert_close(shared, repeated, atol=1e-5, rtol=1e-5)
     weights = weights_of_tokens(rollouts)
     assert_same_gradients(
@@ -143,7 +145,7 @@ def test_vocabulary_in_chunks_changes_nothing(
     tokens_per_chunk: int,
 ) -> None:
     weights = weights_of_tokens(rollouts)
-    whole = completion_logprobs(policy, prompts, rollouts, 0.8)
+    whole = completion_logprobs(policy, prompts, rollouts, SamplingSettings(temperature=0.8))
     wanted = gradients(policy, (whole * weights).sum())
     most: list[int] = []
     logits = policy.logits
@@ -154,7 +156,7 @@ def test_vocabulary_in_chunks_changes_nothing(
 
     monkeypatch.setattr(policy, "logits", watched)
     monkeypatch.setattr(scoring, "_LOGITS_PER_CHUNK", tokens_per_chunk * policy.vocabulary_size)
-    chunked = completion_logprobs(policy, prompts, rollouts, 0.8)
+    chunked = completion_logprobs(policy, prompts, rollouts, SamplingSettings(temperature=0.8))
     torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=1e-6)
     assert max(most) <= tokens_per_chunk
     forward_calls = len(most)
@@ -166,8 +168,8 @@ def test_temperature_of_greedy_rollouts_counts_as_one(
     policy: TinyVLM, prompts: PromptBatch, rollouts: Rollouts
 ) -> None:
     with torch.no_grad():
-        greedy = completion_logprobs(policy, prompts, rollouts, 0.0)
-        assert torch.equal(greedy, completion_logprobs(policy, prompts, rollouts, 1.0))
+        greedy = completion_logprobs(policy, prompts, rollouts, SamplingSettings(temperature=0))
+        assert torch.equal(greedy, completion_logprobs(policy, prompts, rollouts))
 
 
 def test_completions_of_one_token_and_of_none(policy: TinyVLM, prompts: PromptBatch) -> None:

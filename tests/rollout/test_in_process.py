@@ -217,7 +217,7 @@ def test_kept_logprobs_are_those_scored() -> None:
     for temperature in (1.0, 0.7):
         rollouts = sample(policy, prompts, 6, temperature=temperature)
         with torch.no_grad():
-            scored = policy.logprobs(prompts, rollouts, temperature)
+            scored = policy.logprobs(prompts, rollouts, SamplingSettings(temperature=temperature))
         torch.testing.assert_close(rollouts.logprobs, scored, atol=1e-5, rtol=0)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spatial_ssrl.core.errors import ConfigError
-
 
 def group_advantages(rewards: Tensor, eps: float = 1e-4, scale_by_std: bool = True) -> Tensor:
     """Centre the rewards of each group, and divide them by the spread of the group.
@@ -20,17 +18,9 @@ def group_advantages(rewards: Tensor, eps: float = 1e-4, scale_by_std: bool = Tr
     Returns:
         Advantages, shape (B, G). Exactly zero in a group whose rewards are equal.
 
-    Raises:
-        ConfigError: If G is 1, since a group of one has nothing to be compared with.
-
     References:
         GRPO, arXiv:2402.03300, section 4.1.2; without the division, arXiv:2503.20783.
     """
-    if rewards.shape[1] < 2:
-        raise ConfigError(
-            f"group_size is {rewards.shape[1]}, but advantages compare the completions of one "
-            "question with each other; set group_size to 2 or more."
-        )
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     if scale_by_std:
         centred = centred / (rewards.std(dim=1, keepdim=True) + eps)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from spatial_ssrl.core.batches import LossOutput
+from spatial_ssrl.core.batches import Feedback, LossInputs, LossOutput
 from spatial_ssrl.core.registry import Registry
 
 
@@ -15,45 +16,63 @@ class Algorithm(ABC):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether `loss` reads `ref_logprobs`."""
+        """Whether `advantages` or `loss` reads `ref_logprobs`."""
+        return False
+
+    @property
+    def needs_old_scores(self) -> bool:
+        """Whether `old_logprobs` must be scored by the policy, not taken from the sampler."""
+        return False
+
+    @property
+    def needs_greedy(self) -> bool:
+        """Whether `advantages` reads `greedy_rewards`."""
         return False
 
     @abstractmethod
-    def advantages(self, rewards: Tensor) -> Tensor:
-        """Return the advantage of each completion, shape (B, G), from its reward, (B, G).
+    def check(self, group_size: int, weights: Mapping[str, float]) -> None:
+        """Check that the algorithm can work in a run.
+
+        Args:
+            group_size: Completions per question.
+            weights: Weight of each part of the reward, by name; empty when unknown.
 
         Raises:
-            ValueError: If the group size cannot work, such as groups of one.
+            ConfigError: If it cannot, with the remedy.
         """
 
     @abstractmethod
-    def loss(
-        self,
-        logprobs: Tensor,
-        old_logprobs: Tensor,
-        ref_logprobs: Tensor | None,
-        advantages: Tensor,
-        mask: Tensor,
-        normaliser: float,
-    ) -> LossOutput:
-        """Return the loss of some rows of an update.
+    def has_signal(self, feedback: Feedback) -> Tensor:
+        """Return which questions have completions to learn from, shape (B,), bool.
+
+        Asked before anything is scored: `old_logprobs` and `ref_logprobs` may be None.
+        """
+
+    @abstractmethod
+    def advantages(self, feedback: Feedback) -> Tensor:
+        """Return the advantage of each token, shape (N, C), 0 on padding.
 
         Args:
-            logprobs: Under the weights being trained, shape (N, C), with gradient.
-            old_logprobs: Under the weights that sampled, shape (N, C).
-            ref_logprobs: Under the reference policy, shape (N, C), or None.
-            advantages: Of each row, shape (N,).
-            mask: True on completion tokens, shape (N, C), bool.
+            feedback: Of all B questions that take part in the update, on every process.
+        """
+
+    @abstractmethod
+    def loss(self, inputs: LossInputs, normaliser: float) -> LossOutput:
+        """Return the loss of some completions of an update.
+
+        Args:
+            inputs: Their log-probabilities and advantages.
             normaliser: What the loss of the whole update divides by (`normaliser` of the
                 update, not of these rows), so that micro-batches add up to the whole.
         """
 
     @abstractmethod
-    def normaliser(self, mask: Tensor) -> float:
+    def normaliser(self, lengths: Tensor) -> float:
         """Return what the loss of a whole update divides by.
 
         Args:
-            mask: True on the completion tokens of the whole update, shape (N, C), bool.
+            lengths: Tokens of each completion of the whole update, those of groups left out
+                and of other processes included, shape (N,), int64.
         """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from spatial_ssrl.algorithms.advantages import group_advantages
@@ -12,7 +14,7 @@ from spatial_ssrl.algorithms.losses import (
     log_ratio,
     sequence_means,
 )
-from spatial_ssrl.core.batches import LossOutput
+from spatial_ssrl.core.batches import Feedback, LossInputs, LossOutput
 from spatial_ssrl.core.errors import ConfigError
 
 
@@ -74,43 +76,49 @@ class GRPO(Algorithm):
         """Whether the loss has a divergence term."""
         return self.kl_coefficient > 0
 
-    def advantages(self, rewards: Tensor) -> Tensor:
-        """Return group-centred advantages, shape (B, G); see `group_advantages`."""
-        return group_advantages(rewards, self.advantage_eps, self.scale_by_std)
+    def check(self, group_size: int, weights: Mapping[str, float]) -> None:
+        """Refuse groups of one."""
+        if group_size < 2:
+            raise ConfigError(
+                f"group_size is {group_size}, but advantages compare the completions of one "
+                "question with each other; set group_size to 2 or more."
+            )
 
-    def loss(
-        self,
-        logprobs: Tensor,
-        old_logprobs: Tensor,
-        ref_logprobs: Tensor | None,
-        advantages: Tensor,
-        mask: Tensor,
-        normaliser: float,
-    ) -> LossOutput:
+    def has_signal(self, feedback: Feedback) -> Tensor:
+        """Return the groups whose rewards differ, shape (B,), bool."""
+        return feedback.rewards.amax(dim=1) != feedback.rewards.amin(dim=1)
+
+    def advantages(self, feedback: Feedback) -> Tensor:
+        """Return group-centred advantages, the same for each token of a completion, (N, C)."""
+        of_rows = group_advantages(feedback.rewards, self.advantage_eps, self.scale_by_std)
+        return of_rows.flatten().unsqueeze(1) * feedback.mask
+
+    def loss(self, inputs: LossInputs, normaliser: float) -> LossOutput:
         """Return the loss of some completions of an update; arguments as in the base class.
 
         `stats` holds sums over tokens: `tokens`, `clipped`, `old_kl` (k3 against the weights
         that sampled), `surprisal` (minus the log-probability of what was sampled, whose mean
         estimates the entropy) and, with a reference, `kl`.
         """
-        log_ratios = log_ratio(logprobs, old_logprobs, mask)
+        logprobs, mask = inputs.logprobs, inputs.mask
+        log_ratios = log_ratio(logprobs, inputs.old_logprobs, mask)
         per_token, clipped = clipped_policy_loss(
-            log_ratios, advantages, self.clip_range, self.clip_range_high
+            log_ratios, inputs.advantages, self.clip_range, self.clip_range_high
         )
         stats = {
             "tokens": mask.sum(),
             "clipped": (clipped & mask).sum(),
-            "old_kl": k3_divergence(logprobs, old_logprobs, mask).sum().detach(),
+            "old_kl": k3_divergence(logprobs, inputs.old_logprobs, mask).sum().detach(),
             "surprisal": -(logprobs.detach() * mask).sum(),
         }
         if self.needs_reference:
-            if ref_logprobs is None:
+            if inputs.ref_logprobs is None:
                 raise ValueError("kl_coefficient is above 0, so the loss needs ref_logprobs.")
-            divergence = k3_divergence(logprobs, ref_logprobs, mask)
+            divergence = k3_divergence(logprobs, inputs.ref_logprobs, mask)
             per_token = per_token + self.kl_coefficient * divergence
             stats["kl"] = divergence.sum().detach()
         return LossOutput(sequence_means(per_token, mask).sum() / normaliser, stats)
 
-    def normaliser(self, mask: Tensor) -> float:
+    def normaliser(self, lengths: Tensor) -> float:
         """Return the number of completions of the update."""
-        return float(mask.shape[0])
+        return float(len(lengths))

@@ -29,7 +29,7 @@ def clipped_policy_loss(
 
     Args:
         log_ratios: log(new / old) of each token, shape (N, C).
-        advantages: Advantage of each completion, shape (N,).
+        advantages: Advantage of each token, shape (N, C).
         clip_low: How far below 1 the ratio may fall, in (0, 1).
         clip_high: How far above 1 the ratio may rise, above 0.
 
@@ -40,9 +40,8 @@ def clipped_policy_loss(
         PPO, arXiv:1707.06347, equation 7.
     """
     ratios = log_ratios.exp()
-    per_row = advantages[:, None]
-    free = ratios * per_row
-    clipped = ratios.clamp(1 - clip_low, 1 + clip_high) * per_row
+    free = ratios * advantages
+    clipped = ratios.clamp(1 - clip_low, 1 + clip_high) * advantages
     return -torch.minimum(free, clipped), clipped < free
 
 

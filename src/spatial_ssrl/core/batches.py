@@ -103,6 +103,33 @@ class Rollouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """What is known of a batch's completions when their advantages are worked out.
+
+    Args:
+        rewards: Reward of each completion, shape (B, G), float32, finite.
+        parts: Parts of the reward by name, each of shape (B, G), float32; NaN where a part does
+            not apply to a completion.
+        weights: Weight of each part in the reward, by the same names; empty when the verifier
+            does not add parts up.
+        mask: True on completion tokens, shape (N, C), bool.
+        old_logprobs: Under the weights that sampled, shape (N, C), float32.
+        ref_logprobs: Under the reference policy, shape (N, C), float32; None when the
+            algorithm uses no reference.
+        greedy_rewards: Reward of each question's most likely completion, shape (B,), float32;
+            None when the algorithm does not ask for it.
+    """
+
+    rewards: Tensor
+    parts: Mapping[str, Tensor]
+    weights: Mapping[str, float]
+    mask: Tensor
+    old_logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    greedy_rewards: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredRollouts:
     """Rollouts with everything an update needs, all without gradient.
 
@@ -110,7 +137,7 @@ class ScoredRollouts:
         rollouts: The completions.
         verdicts: What the verifier said of each, length N.
         rewards: Reward of each completion, shape (B, G), float32.
-        advantages: Advantage of each completion, shape (B, G), float32.
+        advantages: Advantage of each token, shape (N, C), float32, 0 on padding.
         old_logprobs: Under the weights that sampled, shape (N, C), float32.
         ref_logprobs: Under the reference policy, shape (N, C), float32; None when the
             algorithm uses no reference.
@@ -122,6 +149,28 @@ class ScoredRollouts:
     advantages: Tensor
     old_logprobs: Tensor
     ref_logprobs: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """What the loss of some completions of an update reads: n rows of at most C tokens.
+
+    Args:
+        logprobs: Under the weights being trained, shape (n, C), with gradient.
+        old_logprobs: Under the weights that sampled, as the policy scores them, shape (n, C).
+        ref_logprobs: Under the reference policy, shape (n, C), or None.
+        sampling_logprobs: As noted while sampling, shape (n, C), or None; they differ from
+            `old_logprobs` where the sampler computes otherwise than the policy.
+        advantages: Of each token, shape (n, C).
+        mask: True on completion tokens, shape (n, C), bool.
+    """
+
+    logprobs: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor | None
+    sampling_logprobs: Tensor | None
+    advantages: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from spatial_ssrl.policies.base import (
     Collator,
     PolicyBackbone,
     ReadState,
-    SamplingSettings,
 )
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.policies.quantization import QuantSettings
+from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.tiny import TinyVLM
 
 __all__ = [

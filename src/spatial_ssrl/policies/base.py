@@ -1,4 +1,4 @@
-"""The policy backbone contract, its registry, and how completions are sampled."""
+"""The policy backbone contract and its registry."""
 
 from __future__ import annotations
 
@@ -13,31 +13,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
-from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.core.registry import Registry
+from spatial_ssrl.policies.sampling import SamplingSettings
 
 Collator = Callable[[Sequence[Question]], PromptBatch]
 """Turns questions into a prompt batch; picklable, so that data workers can hold it."""
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How completions are sampled.
-
-    Args:
-        max_new_tokens: Length limit of a completion, in tokens.
-        temperature: Divides the logits; 0 picks the most likely token.
-    """
-
-    max_new_tokens: int = 512
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
-        if self.temperature < 0:
-            raise ConfigError(f"temperature must be 0 (greedy) or more, got {self.temperature}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +111,22 @@ class PolicyBackbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def logprobs(self, prompts: PromptBatch, rollouts: Rollouts, temperature: float) -> Tensor:
+    def logprobs(
+        self,
+        prompts: PromptBatch,
+        rollouts: Rollouts,
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
+    ) -> Tensor:
         """Return the log-probability of each completion token, shape (N, C), float32.
 
         The prompt and the vision tower run once per group. 0 on padding. Carries gradients
         when they are enabled.
+
+        Args:
+            prompts: B prompts.
+            rollouts: Their completions, N = B * G rows.
+            sampling: The distribution asked about: that of sampling, whose temperature and
+                limits change probabilities. 0 counts as temperature 1.
         """
 
     @abstractmethod

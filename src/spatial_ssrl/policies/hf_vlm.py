@@ -27,6 +27,7 @@ from spatial_ssrl.policies.quantization import (
     quantization_config,
 )
 from spatial_ssrl.policies.repeated import prepare_recomputation, repeated_logprobs
+from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import completion_logprobs
 
 _REFERENCE = "reference::"  # marks the reference's tensors in a checkpoint
@@ -253,10 +254,15 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         columns = torch.tensor(self._unsayable, device=logits.device)
         return logits.index_fill(-1, columns, float("-inf"))
 
-    def logprobs(self, prompts: PromptBatch, rollouts: Rollouts, temperature: float) -> Tensor:
+    def logprobs(
+        self,
+        prompts: PromptBatch,
+        rollouts: Rollouts,
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
+    ) -> Tensor:
         """Return the log-probability of each completion token, shape (N, C), float32."""
         score = repeated_logprobs if self.gradient_checkpointing else completion_logprobs
-        return score(self, prompts, rollouts, temperature)
+        return score(self, prompts, rollouts, sampling)
 
     def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
         """Return the prompts of questions `rows`, in that order, with their share of images.

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import families
+from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import token_logprobs
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def repeated_logprobs(
     policy: HFVisionLanguagePolicy,
     prompts: PromptBatch,
     rollouts: Rollouts,
-    temperature: float = 1.0,
+    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
 ) -> Tensor:
     """Return the log-probability of each completion token, the prompt read once per row.
 
@@ -35,7 +36,7 @@ def repeated_logprobs(
         policy: The policy, loaded.
         prompts: B prompts of P tokens.
         rollouts: Their completions, N = B * G rows of C tokens.
-        temperature: Divides the logits; that of sampling. 0 counts as 1.
+        sampling: The distribution asked about; temperature 0 counts as 1.
 
     Returns:
         Shape (N, C), float32, 0 on padding; with gradient when gradients are enabled.
@@ -58,7 +59,7 @@ def repeated_logprobs(
     hidden: Tensor = output.last_hidden_state[:, length - 1 : -1]
     scored = hidden.new_zeros(rollouts.mask.shape, dtype=torch.float32)
     scored[rollouts.mask] = token_logprobs(
-        policy, hidden[rollouts.mask], rollouts.tokens[rollouts.mask], temperature or 1.0
+        policy, hidden[rollouts.mask], rollouts.tokens[rollouts.mask], sampling
     )
     return scored
 

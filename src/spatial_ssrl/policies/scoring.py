@@ -8,12 +8,16 @@ from torch.utils.checkpoint import checkpoint
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.policies.base import PolicyBackbone
+from spatial_ssrl.policies.sampling import SamplingSettings, adjusted_logits
 
 _LOGITS_PER_CHUNK = 2**26  # 256 MiB of float32 logits alive at once
 
 
 def completion_logprobs(
-    policy: PolicyBackbone, prompts: PromptBatch, rollouts: Rollouts, temperature: float = 1.0
+    policy: PolicyBackbone,
+    prompts: PromptBatch,
+    rollouts: Rollouts,
+    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
 ) -> Tensor:
     """Return the log-probability of each completion token under the policy.
 
@@ -25,7 +29,7 @@ def completion_logprobs(
         policy: The policy, loaded.
         prompts: B prompts.
         rollouts: Their completions, N = B * G rows.
-        temperature: Divides the logits; that of sampling. 0 counts as 1.
+        sampling: The distribution asked about; temperature 0 counts as 1.
 
     Returns:
         Shape (N, C), float32, 0 on padding; with gradient when gradients are enabled.
@@ -47,19 +51,19 @@ def completion_logprobs(
         _, later = policy.read_on(state, tokens[:, :-1], mask[:, :-1])
         hidden = torch.cat([hidden, later], dim=1)
     scored = hidden.new_zeros(mask.shape, dtype=torch.float32)
-    scored[mask] = token_logprobs(policy, hidden[mask], tokens[mask], temperature or 1.0)
+    scored[mask] = token_logprobs(policy, hidden[mask], tokens[mask], sampling)
     out = scored.new_zeros(rollouts.mask.shape)
     out[:, :width] = scored.index_select(0, inverse)  # indexing would add gradients in any order
     return out
 
 
 def token_logprobs(
-    policy: PolicyBackbone, hidden: Tensor, tokens: Tensor, temperature: float
+    policy: PolicyBackbone, hidden: Tensor, tokens: Tensor, sampling: SamplingSettings
 ) -> Tensor:
     """Return the log-probability of M tokens, shape (M,), from hidden states (M, d)."""
 
     def score(hidden: Tensor, tokens: Tensor) -> Tensor:
-        logits = policy.logits(hidden) / temperature
+        logits = adjusted_logits(policy.logits(hidden), sampling, spared=tokens)
         return -torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
 
     rows = max(1, _LOGITS_PER_CHUNK // policy.vocabulary_size)

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.registry import Registry
-from spatial_ssrl.policies.base import PolicyBackbone, SamplingSettings
+from spatial_ssrl.policies.base import PolicyBackbone
+from spatial_ssrl.policies.sampling import SamplingSettings
 
 
 class RolloutEngine(ABC):
@@ -27,7 +28,7 @@ class RolloutEngine(ABC):
             policy: The policy to sample from, loaded.
             prompts: B prompts.
             group_size: Completions per prompt, G.
-            sampling: Length limit and temperature.
+            sampling: Length limit, temperature, limits on tokens, stop texts.
             seed: Names the draw: equal seeds, prompts and weights give equal completions.
         """
 

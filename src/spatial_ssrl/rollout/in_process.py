@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
-from spatial_ssrl.policies.base import PolicyBackbone, SamplingSettings
+from spatial_ssrl.policies.base import PolicyBackbone
+from spatial_ssrl.policies.sampling import SamplingSettings, adjusted_logits
 from spatial_ssrl.rollout.base import ROLLOUTS, RolloutEngine
 
 
@@ -121,7 +122,7 @@ def _choose(
         scores: Next-token logits of each cache row, shape (R, V), float32.
         row: Cache row of each live completion, shape (L,), int64.
         uniform: One number in [0, 1) per live completion, shape (L,), float64.
-        sampling: Temperature; 0 picks the most likely token.
+        sampling: Temperature and limits; temperature 0 picks the most likely token.
 
     Returns:
         Tokens, shape (L,), int64, and their log-probabilities, shape (L,), float32.
@@ -129,7 +130,7 @@ def _choose(
     if sampling.temperature == 0:
         best = scores.argmax(dim=-1)
         return best[row], torch.zeros(len(row), device=scores.device)
-    logprobs = (scores / sampling.temperature).log_softmax(dim=-1)
+    logprobs = adjusted_logits(scores, sampling).log_softmax(dim=-1)
     cumulative = logprobs.double().exp().cumsum(dim=-1)[row]
     # right=True finds the first token whose sum exceeds the number: never one of zero mass.
     drawn = torch.searchsorted(

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.questions import Question, Verdict
-from spatial_ssrl.policies.base import PolicyBackbone, SamplingSettings
+from spatial_ssrl.policies.base import PolicyBackbone
+from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.verifiers.base import Verifier
 

@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.seeding import seed_for
-from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSettings
+from spatial_ssrl.policies.base import Collator, PolicyBackbone
+from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout import InProcess, RolloutEngine
 from spatial_ssrl.training.held_out import AccuracyTally, AnswerRecord, answer_greedily
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings

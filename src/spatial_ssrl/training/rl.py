@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW
 
 from spatial_ssrl.algorithms import Algorithm
-from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
+from spatial_ssrl.core.batches import Feedback, PromptBatch, Rollouts, ScoredRollouts
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Verdict
 from spatial_ssrl.core.seeding import seed_for
-from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSettings
+from spatial_ssrl.policies.base import Collator, PolicyBackbone
+from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training.held_out import judge
 from spatial_ssrl.training.metrics import StageTimer, StatSums, rollout_metrics
 from spatial_ssrl.training.module import PolicyModule
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
-from spatial_ssrl.training.updates import (
-    groups_with_signal,
-    micro_batches,
-    score_in_micro_batches,
-)
+from spatial_ssrl.training.updates import micro_batches, score_in_micro_batches
 from spatial_ssrl.verifiers.base import Verifier
 
 
@@ -64,14 +66,14 @@ class RLModule(PolicyModule):
     ) -> None:
         if group_size < 1:
             raise ConfigError(f"group_size must be at least 1, got {group_size}.")
-        # Asked now, so that a group size that cannot work fails before weights are loaded.
-        algorithm.advantages(torch.zeros(1, group_size))
         if sampling.temperature == 0:
             raise ConfigError(
                 "sampling.temperature is 0, so every completion of a group would be the same; "
                 "set it above 0, usually to 1."
             )
         super().__init__(policy, rollout, verifier, sampling, optimizer, schedule, update, seed)
+        # Asked now, so that what cannot work fails before weights are loaded.
+        algorithm.check(group_size, self.verifier.part_weights)
         self.algorithm = algorithm
         self.group_size = group_size
 
@@ -93,15 +95,11 @@ class RLModule(PolicyModule):
             seed = seed_for(self.seed, "rollouts", self.global_step)
             rollouts = self.rollout.sample(self.policy, batch, self.group_size, self.sampling, seed)
         with time("verify"):
-            verdicts = judge(self.verifier, batch.questions, rollouts)
-            rewards = torch.tensor([v.reward for v in verdicts], device=self.device)
-            rewards = rewards.view(len(batch), self.group_size)
-            advantages = self.algorithm.advantages(rewards)
-        live = list(range(len(batch)))
-        if self.update.drop_flat_groups:
-            live = groups_with_signal(advantages)
+            verdicts, feedback = self._verify(batch, rollouts)
+            live = self._taking_part(feedback)
         with time("score"):
-            scored = self._score(batch, rollouts, verdicts, rewards, advantages, live)
+            feedback = self._score(batch, rollouts, feedback, live)
+            scored = self._with_advantages(rollouts, verdicts, feedback)
         with time("update"):
             metrics = self._update(batch, scored, live)
         metrics |= rollout_metrics(batch.questions, scored)
@@ -109,26 +107,63 @@ class RLModule(PolicyModule):
         metrics["rollouts_per_s"] = len(rollouts) / sum(time.seconds.values())
         self.log_training(metrics)
 
+    def _verify(
+        self, batch: PromptBatch, rollouts: Rollouts
+    ) -> tuple[tuple[Verdict, ...], Feedback]:
+        """Judge completions; return the verdicts, and rewards as tensors."""
+        verdicts = judge(self.verifier, batch.questions, rollouts)
+        shape = (len(batch), self.group_size)
+
+        def tensor(values: Iterable[float]) -> Tensor:
+            return torch.tensor(list(values), dtype=torch.float32, device=self.device).view(shape)
+
+        names = sorted({name for verdict in verdicts for name in verdict.parts})
+        return verdicts, Feedback(
+            rewards=tensor(verdict.reward for verdict in verdicts),
+            parts={name: tensor(v.parts.get(name, math.nan) for v in verdicts) for name in names},
+            weights=self.verifier.part_weights,
+            mask=rollouts.mask,
+        )
+
+    def _taking_part(self, feedback: Feedback) -> list[int]:
+        """Return the questions an update learns from."""
+        if not self.update.drop_flat_groups:
+            return list(range(len(feedback.rewards)))
+        return [int(row) for row in self.algorithm.has_signal(feedback).nonzero()]
+
     def _score(
-        self,
-        batch: PromptBatch,
-        rollouts: Rollouts,
-        verdicts: tuple[Verdict, ...],
-        rewards: Tensor,
-        advantages: Tensor,
-        live: list[int],
-    ) -> ScoredRollouts:
+        self, batch: PromptBatch, rollouts: Rollouts, feedback: Feedback, live: list[int]
+    ) -> Feedback:
         """Add old and reference log-probabilities, of the groups that take part."""
-        size, temperature = self.update.micro_batch_size, self.sampling.temperature
         old, reference = rollouts.logprobs, None
-        if old is None:
-            old = score_in_micro_batches(self.policy, batch, rollouts, live, size, temperature)
+        score = partial(
+            score_in_micro_batches,
+            self.policy,
+            batch,
+            rollouts,
+            live,
+            self.update.micro_batch_size,
+            self.sampling,
+        )
+        if old is None or self.algorithm.needs_old_scores:
+            old = score()
         if self.algorithm.needs_reference:
             with self.policy.reference():
-                reference = score_in_micro_batches(
-                    self.policy, batch, rollouts, live, size, temperature
-                )
-        return ScoredRollouts(rollouts, verdicts, rewards, advantages, old, reference)
+                reference = score()
+        return replace(feedback, old_logprobs=old, ref_logprobs=reference)
+
+    def _with_advantages(
+        self, rollouts: Rollouts, verdicts: tuple[Verdict, ...], feedback: Feedback
+    ) -> ScoredRollouts:
+        assert feedback.old_logprobs is not None
+        return ScoredRollouts(
+            rollouts=rollouts,
+            verdicts=verdicts,
+            rewards=feedback.rewards,
+            advantages=self.algorithm.advantages(feedback),
+            old_logprobs=feedback.old_logprobs,
+            ref_logprobs=feedback.ref_logprobs,
+        )
 
     def _update(
         self, batch: PromptBatch, scored: ScoredRollouts, live: list[int]
@@ -139,23 +174,14 @@ class RLModule(PolicyModule):
         leaves the policy gradient as it is. When no group carries a signal the step is counted
         but, there being no gradient, changes no weight.
         """
-        normaliser = self.algorithm.normaliser(scored.rollouts.mask)
+        normaliser = self.algorithm.normaliser(scored.rollouts.mask.sum(dim=1))
         for _ in range(self.update.inner_epochs):
             sums, total = StatSums(), torch.zeros((), device=self.device)
             for part in micro_batches(
                 self.policy, batch, scored, live, self.update.micro_batch_size
             ):
-                logprobs = self.policy.logprobs(
-                    part.prompts, part.rollouts, self.sampling.temperature
-                )
-                output = self.algorithm.loss(
-                    logprobs,
-                    part.old_logprobs,
-                    part.ref_logprobs,
-                    part.advantages,
-                    part.rollouts.mask,
-                    normaliser,
-                )
+                logprobs = self.policy.logprobs(part.prompts, part.rollouts, self.sampling)
+                output = self.algorithm.loss(part.loss_inputs(logprobs), normaliser)
                 self.manual_backward(output.loss)
                 sums.add(output.stats)
                 total += output.loss.detach()

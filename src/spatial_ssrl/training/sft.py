@@ -8,7 +8,8 @@ from torch.optim import AdamW
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.data.cold_start import Answers, ColdStartAnswers
-from spatial_ssrl.policies.base import Collator, PolicyBackbone, SamplingSettings
+from spatial_ssrl.policies.base import Collator, PolicyBackbone
+from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training.module import PolicyModule
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
@@ -64,7 +65,7 @@ class SFTModule(PolicyModule):
         with self.noise_of_step():
             for rows in batch.alike(size=self.update.micro_batch_size):
                 part = self.policy.select(batch, rows)
-                logprobs = self.policy.logprobs(part, _given_completions(part), temperature=1.0)
+                logprobs = self.policy.logprobs(part, _given_completions(part))
                 loss = -logprobs.sum() / tokens
                 self.manual_backward(loss)
                 total += loss.detach()

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
+from spatial_ssrl.core.batches import LossInputs, PromptBatch, Rollouts, ScoredRollouts
 from spatial_ssrl.policies.base import PolicyBackbone
+from spatial_ssrl.policies.sampling import SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class MicroBatch:
     Args:
         prompts: b questions.
         rollouts: Their n = b * G completions, cut to the longest of them.
-        advantages: Of each completion, shape (n,).
+        advantages: Of each token, shape (n, c).
         old_logprobs: Shape (n, c).
         ref_logprobs: Shape (n, c), or None.
     """
@@ -30,10 +31,16 @@ class MicroBatch:
     old_logprobs: Tensor
     ref_logprobs: Tensor | None
 
-
-def groups_with_signal(advantages: Tensor) -> list[int]:
-    """Return the questions whose advantages, shape (B, G), are not all zero."""
-    return [int(row) for row in (advantages != 0).any(dim=1).nonzero()]
+    def loss_inputs(self, logprobs: Tensor) -> LossInputs:
+        """Return what a loss reads, given log-probabilities with gradient, shape (n, c)."""
+        return LossInputs(
+            logprobs=logprobs,
+            old_logprobs=self.old_logprobs,
+            ref_logprobs=self.ref_logprobs,
+            sampling_logprobs=self.rollouts.logprobs,
+            advantages=self.advantages,
+            mask=self.rollouts.mask,
+        )
 
 
 def select_rollouts(rollouts: Rollouts, questions: Sequence[int]) -> tuple[Rollouts, Tensor]:
@@ -68,7 +75,7 @@ def micro_batches(
         yield MicroBatch(
             prompts=policy.select(prompts, chunk),
             rollouts=rollouts,
-            advantages=scored.advantages.flatten()[rows],
+            advantages=scored.advantages[rows, :width],
             old_logprobs=scored.old_logprobs[rows, :width],
             ref_logprobs=None if reference is None else reference[rows, :width],
         )
@@ -81,7 +88,7 @@ def score_in_micro_batches(
     rollouts: Rollouts,
     questions: Sequence[int],
     size: int,
-    temperature: float,
+    sampling: SamplingSettings,
 ) -> Tensor:
     """Return log-probabilities of completions without gradient, shape (N, C), float32.
 
@@ -90,6 +97,6 @@ def score_in_micro_batches(
     scores = torch.zeros(rollouts.tokens.shape, device=rollouts.tokens.device)
     for chunk in prompts.alike(questions, size):
         chosen, rows = select_rollouts(rollouts, chunk)
-        values = policy.logprobs(policy.select(prompts, chunk), chosen, temperature)
+        values = policy.logprobs(policy.select(prompts, chunk), chosen, sampling)
         scores[rows, : values.shape[1]] = values.float()
     return scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.prompts.parsing import last_boxed
@@ -31,6 +32,11 @@ class BoxedAnswer(Verifier):
 
     def __init__(self, exact: bool = False) -> None:
         self.exact = exact
+
+    @property
+    def part_weights(self) -> Mapping[str, float]:
+        """The whole reward is its one part."""
+        return {"accuracy": 1.0}
 
     def score(self, text: str, question: Question) -> Verdict:
         """Score the boxed answer of `text`; see `Verifier.score`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.core.registry import Registry
@@ -10,6 +11,11 @@ from spatial_ssrl.core.registry import Registry
 
 class Verifier(ABC):
     """Turns the text of a completion into a reward, by rule alone."""
+
+    @property
+    def part_weights(self) -> Mapping[str, float]:
+        """Weight of each part in the reward, by name; empty where the reward is no such sum."""
+        return {}
 
     @abstractmethod
     def score(self, text: str, question: Question) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.verifiers.base import VERIFIERS, Verifier
@@ -19,6 +20,11 @@ class ThinkThenBoxed(Verifier):
     References:
         Spatial-SSRL, arXiv:2510.27606, format reward.
     """
+
+    @property
+    def part_weights(self) -> Mapping[str, float]:
+        """The whole reward is its one part."""
+        return {"format": 1.0}
 
     def score(self, text: str, question: Question) -> Verdict:
         """Score the form of `text`, whatever the question; see `Verifier.score`."""

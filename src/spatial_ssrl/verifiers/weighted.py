@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question, Verdict
@@ -39,6 +40,18 @@ class WeightedSum(Verifier):
             )
         if any(weight < 0 for weight in self.weights) or not math.isclose(sum(self.weights), 1):
             raise ConfigError(f"weights must be 0 or more and add up to 1, got {self.weights}.")
+
+    @property
+    def part_weights(self) -> Mapping[str, float]:
+        """Weight of each part, that of its verifier; empty if a verifier's parts are no sum."""
+        weighted = list(zip(self.weights, self.verifiers, strict=True))
+        if not all(verifier.part_weights for _, verifier in weighted):
+            return {}
+        return {
+            name: weight * share
+            for weight, verifier in weighted
+            for name, share in verifier.part_weights.items()
+        }
 
     def score(self, text: str, question: Question) -> Verdict:
         """Add up the verifiers' rewards; see `Verifier.score`."""

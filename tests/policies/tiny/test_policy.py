@@ -111,7 +111,7 @@ def test_any_timm_encoder_reads_trains_and_is_saved(
     assert (before[0] - before[1]).abs().nan_to_num().max() > 1e-6
     prompts = policy.collator()(mixed_questions())
     rollouts = InProcess().sample(policy, prompts, 2, SamplingSettings(max_new_tokens=3), seed=0)
-    policy.logprobs(prompts, rollouts, 1.0).sum().backward()
+    policy.logprobs(prompts, rollouts).sum().backward()
     first = next(p for name, p in policy.named_parameters() if "visual.body" in name)
     assert first.grad is not None
     assert first.grad.abs().max() > 0
