@@ -8,6 +8,7 @@ from spatial_ssrl.policies.base import (
     ReadState,
 )
 from spatial_ssrl.policies.collate import PromptCollator
+from spatial_ssrl.policies.counting import TokenCount
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.policies.quantization import QuantSettings
 from spatial_ssrl.policies.sampling import SamplingSettings
@@ -24,4 +25,5 @@ __all__ = [
     "ReadState",
     "SamplingSettings",
     "TinyVLM",
+    "TokenCount",
 ]

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.core.registry import Registry
+from spatial_ssrl.policies.counting import TokenCount
 from spatial_ssrl.policies.sampling import SamplingSettings
 
 Collator = Callable[[Sequence[Question]], PromptBatch]
@@ -66,7 +67,16 @@ class PolicyBackbone(nn.Module, ABC):
 
     The constructor stores settings only; `load` brings the weights, so that configs parse and
     components are listed without any.
+
+    Attributes:
+        shares_prompts: Whether scoring reads each prompt once per group; False repeats it for
+            each completion, for models that sharing does not hold for.
+        tokens: What sampling and scoring have read since it was last set; only ever added to,
+            so whoever logs it takes differences or sets it back.
     """
+
+    shares_prompts: bool = True
+    tokens: TokenCount = TokenCount()
 
     @abstractmethod
     def load(self) -> None:

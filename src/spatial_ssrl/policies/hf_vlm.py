@@ -20,6 +20,7 @@ from spatial_ssrl.policies import families, weights
 from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
 from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadState
 from spatial_ssrl.policies.collate import PromptCollator
+from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.quantization import (
     QuantSettings,
@@ -198,6 +199,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         inner = families.inner_model(self.network)
         positions, following = families.prompt_positions(inner, prompts)
         cache = DynamicCache()
+        self.tokens += TokenCount(computed=prompts.input_ids.numel())
         output = inner(
             input_ids=prompts.input_ids,
             attention_mask=prompts.attention_mask.long(),
@@ -217,6 +219,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         """Continue rows that were read with further tokens, (R, K), right padded."""
         inner = families.inner_model(self.network)
         seen = torch.cat([state.mask, mask], dim=1)
+        self.tokens += TokenCount(computed=tokens.numel())
         output = inner(
             input_ids=tokens,
             attention_mask=seen.long(),
@@ -261,7 +264,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
     ) -> Tensor:
         """Return the log-probability of each completion token, shape (N, C), float32."""
-        score = repeated_logprobs if self.gradient_checkpointing else completion_logprobs
+        self.tokens += TokenCount(repeated=repeated_tokens(prompts, rollouts.mask))
+        shared = self.shares_prompts and not self.gradient_checkpointing
+        score = completion_logprobs if shared else repeated_logprobs
         return score(self, prompts, rollouts, sampling)
 
     def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:

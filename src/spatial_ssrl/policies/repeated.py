@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import families
+from spatial_ssrl.policies.counting import TokenCount
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import token_logprobs
 
@@ -48,6 +49,8 @@ def repeated_logprobs(
     positions, following = families.prompt_positions(inner, repeated)
     later = families.next_positions(inner, following, rollouts.mask)
     length = repeated.input_ids.shape[1]
+    computed = repeated.input_ids.numel() + rollouts.tokens.numel()
+    policy.tokens += TokenCount(computed=computed)
     with _recomputed(policy.network):
         output = inner(
             input_ids=torch.cat([repeated.input_ids, rollouts.tokens], dim=1),

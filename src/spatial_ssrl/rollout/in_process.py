@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.policies.base import PolicyBackbone
+from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.sampling import SamplingSettings, adjusted_logits
 from spatial_ssrl.rollout.base import ROLLOUTS, RolloutEngine
 
@@ -52,6 +53,7 @@ class InProcess(RolloutEngine):
             _sample_part(policy, part, questions, group_size, sampling, draw)
         width = int(draw.mask.sum(1).max())
         tokens, mask = draw.tokens[:, :width], draw.mask[:, :width]
+        policy.tokens += TokenCount(repeated=repeated_tokens(prompts, mask))
         return Rollouts(
             tokens=tokens,
             mask=mask,
