@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,12 @@ import torch
 from torch import Tensor
 
 from spatial_ssrl.algorithms import GRPO
-from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.core.batches import Feedback, PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.policies import PolicyBackbone, SamplingSettings
 from spatial_ssrl.rollout import InProcess
-from spatial_ssrl.training import RLModule, UpdateSettings
+from spatial_ssrl.training import RLModule, UpdateSettings, metrics
 from spatial_ssrl.verifiers import Verifier
 from support.tiny_training import (
     FlatForFlips,
@@ -188,8 +191,13 @@ def test_everything_promised_is_logged(tmp_path: Path) -> None:
         "reward/accuracy",
         "accuracy/flipped_patch",
         "accuracy/depth_order",
+        "above_chance/depth_order",
         "flat_groups",
+        "flat_groups/flipped_patch",
+        "groups_used",
+        "tokens",
         "length",
+        "length_max",
         "truncated",
         "kl",
         "old_kl",
@@ -203,9 +211,64 @@ def test_everything_promised_is_logged(tmp_path: Path) -> None:
         "seconds/score",
         "seconds/update",
         "rollouts_per_s",
+        "tokens_per_s",
+        "peak_memory_gib",
     }
+    documented = set(re.findall(r"`([a-z_/<>]+)`", metrics.__doc__ or ""))
+    kinds = {name.partition("/")[0] for name in documented}
+    assert {name.partition("/")[0] for name in names} <= kinds
     # An untrained policy is near uniform over some hundred tokens.
     assert 3 < log.metrics[0]["train/entropy"] < 10
+
+
+class Checksum(Verifier):
+    """Rewards no two texts and questions alike."""
+
+    def score(self, text: str, question: Question) -> Verdict:
+        return Verdict(zlib.crc32(f"{question.uid} {text}".encode()) / 2**32, {})
+
+
+class GreedyBaseline(GRPO):
+    """Asks for the reward of the most likely completion, and remembers it."""
+
+    needs_greedy = True
+    seen: Feedback | None = None
+
+    def advantages(self, feedback: Feedback) -> Tensor:
+        type(self).seen = feedback
+        return super().advantages(feedback)
+
+
+def test_greedy_rewards_are_those_of_the_most_likely_completions(tmp_path: Path) -> None:
+    sgd_at_rest = partial(torch.optim.SGD, lr=0.0)
+    module = tiny_rl(algorithm=GreedyBaseline(), verifier=Checksum(), optimizer=sgd_at_rest)
+    data = tiny_data()
+    tiny_trainer(tmp_path, 1).fit(module, data)
+    feedback = GreedyBaseline.seen
+    assert feedback is not None
+    assert feedback.greedy_rewards is not None
+    # Token by token, each question alone, from the model's own scores.
+    questions = [data.training_questions()[index] for index in range(4)]
+    for question, reward in zip(questions, feedback.greedy_rewards.tolist(), strict=True):
+        state = module.policy.read(module.collator()([question]))
+        tokens: list[int] = []
+        with torch.no_grad():
+            for _ in range(module.sampling.max_new_tokens):
+                tokens.append(int(module.policy.logits(state.hidden)[0].argmax()))
+                if tokens[-1] in module.policy.end_token_ids:
+                    break
+                new = torch.tensor([tokens[-1:]])
+                state, _ = module.policy.read_on(state, new, torch.ones_like(new).bool())
+        row = torch.tensor([tokens])
+        (text,) = module.policy.decode(row, torch.ones_like(row).bool())
+        assert reward == pytest.approx(module.verifier.score(text, question).reward)
+    assert len(set(feedback.greedy_rewards.tolist())) == 4
+
+
+def test_greedy_rewards_cost_nothing_where_they_are_not_read(tmp_path: Path) -> None:
+    engine = Seeds()
+    trained(tmp_path, 1, rollout=engine)
+    assert len(engine.seen) == 1
 
 
 def test_the_training_step_reads_in_forty_lines() -> None:

@@ -20,8 +20,14 @@ from spatial_ssrl.core.seeding import seed_for
 from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
-from spatial_ssrl.training.held_out import judge
-from spatial_ssrl.training.metrics import StageTimer, StatSums, rollout_metrics
+from spatial_ssrl.training.held_out import answer_greedily, judge
+from spatial_ssrl.training.metrics import (
+    Metrics,
+    StageTimer,
+    peak_memory_gib,
+    reported,
+    rollout_metrics,
+)
 from spatial_ssrl.training.module import PolicyModule
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.training.updates import micro_batches, score_in_micro_batches
@@ -94,21 +100,30 @@ class RLModule(PolicyModule):
         with time("sample"):
             seed = seed_for(self.seed, "rollouts", self.global_step)
             rollouts = self.rollout.sample(self.policy, batch, self.group_size, self.sampling, seed)
+            greedy = self._greedy_rewards(batch)
         with time("verify"):
-            verdicts, feedback = self._verify(batch, rollouts)
-            live = self._taking_part(feedback)
+            verdicts, feedback = self._verify(batch, rollouts, greedy)
+            signal = self.algorithm.has_signal(feedback)
+            live = self._taking_part(signal)
         with time("score"):
             feedback = self._score(batch, rollouts, feedback, live)
             scored = self._with_advantages(rollouts, verdicts, feedback)
+        metrics = rollout_metrics(batch.questions, rollouts, verdicts, signal)
         with time("update"):
-            metrics = self._update(batch, scored, live)
-        metrics |= rollout_metrics(batch.questions, scored)
-        metrics |= {f"seconds/{stage}": spent for stage, spent in time.seconds.items()}
-        metrics["rollouts_per_s"] = len(rollouts) / sum(time.seconds.values())
-        self.log_training(metrics)
+            metrics.merge(self._update(batch, scored, live))
+        metrics.merge(time.metrics())
+        metrics.peak("peak_memory_gib", peak_memory_gib())
+        self.log_training(reported(metrics))
+
+    def _greedy_rewards(self, batch: PromptBatch) -> Tensor | None:
+        """Return the reward of each question's most likely completion, (B,), when it is read."""
+        if not self.algorithm.needs_greedy:
+            return None
+        records = answer_greedily(self.policy, self.rollout, self.verifier, batch, self.sampling)
+        return torch.tensor([record.reward for record in records], device=self.device)
 
     def _verify(
-        self, batch: PromptBatch, rollouts: Rollouts
+        self, batch: PromptBatch, rollouts: Rollouts, greedy: Tensor | None
     ) -> tuple[tuple[Verdict, ...], Feedback]:
         """Judge completions; return the verdicts, and rewards as tensors."""
         verdicts = judge(self.verifier, batch.questions, rollouts)
@@ -123,13 +138,14 @@ class RLModule(PolicyModule):
             parts={name: tensor(v.parts.get(name, math.nan) for v in verdicts) for name in names},
             weights=self.verifier.part_weights,
             mask=rollouts.mask,
+            greedy_rewards=greedy,
         )
 
-    def _taking_part(self, feedback: Feedback) -> list[int]:
+    def _taking_part(self, signal: Tensor) -> list[int]:
         """Return the questions an update learns from."""
         if not self.update.drop_flat_groups:
-            return list(range(len(feedback.rewards)))
-        return [int(row) for row in self.algorithm.has_signal(feedback).nonzero()]
+            return list(range(len(signal)))
+        return [int(row) for row in signal.nonzero()]
 
     def _score(
         self, batch: PromptBatch, rollouts: Rollouts, feedback: Feedback, live: list[int]
@@ -165,9 +181,7 @@ class RLModule(PolicyModule):
             ref_logprobs=feedback.ref_logprobs,
         )
 
-    def _update(
-        self, batch: PromptBatch, scored: ScoredRollouts, live: list[int]
-    ) -> dict[str, float]:
+    def _update(self, batch: PromptBatch, scored: ScoredRollouts, live: list[int]) -> Metrics:
         """Take `inner_epochs` optimiser steps on scored completions; return the last's metrics.
 
         The loss divides by the whole batch, dropped groups included, so that dropping them
@@ -176,14 +190,17 @@ class RLModule(PolicyModule):
         """
         normaliser = self.algorithm.normaliser(scored.rollouts.mask.sum(dim=1))
         for _ in range(self.update.inner_epochs):
-            sums, total = StatSums(), torch.zeros((), device=self.device)
+            metrics, total = Metrics(), torch.zeros((), device=self.device)
             for part in micro_batches(
                 self.policy, batch, scored, live, self.update.micro_batch_size
             ):
                 logprobs = self.policy.logprobs(part.prompts, part.rollouts, self.sampling)
                 output = self.algorithm.loss(part.loss_inputs(logprobs), normaliser)
                 self.manual_backward(output.loss)
-                sums.add(output.stats)
+                metrics.add_stats(output.stats)
                 total += output.loss.detach()
-            step = self.step_optimizer()
-        return {"loss": float(total), **step, **sums.per_token()}
+            metrics.count("loss", total)
+            for name, value in self.step_optimizer().items():
+                metrics.add(name, value)
+        metrics.count("groups_used", len(live))
+        return metrics
