@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.training import ScheduleSettings, UpdateSettings
+from support.tiny_training import tiny_data, tiny_rl, tiny_trainer
 
 
 def rates(settings: ScheduleSettings, steps: int) -> list[float]:
@@ -30,6 +34,26 @@ def test_cosine_is_half_way_at_half_time() -> None:
 
 def test_constant_stays_after_warming_up() -> None:
     assert rates(ScheduleSettings(warmup_steps=1), 4) == [1.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 8}, {"max_steps": -1, "max_epochs": 2}])
+def test_inner_epochs_count_as_steps_of_the_schedule(tmp_path: Path, limit: dict[str, int]) -> None:
+    found: list[float] = []
+
+    def optimizer(params: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        made = torch.optim.SGD(params, lr=2.0)
+        made.register_step_pre_hook(lambda *_: found.append(made.param_groups[0]["lr"]))
+        return made
+
+    module = tiny_rl(
+        optimizer=optimizer,
+        schedule=ScheduleSettings("linear", warmup_steps=3, final=0.1),
+        update=UpdateSettings(inner_epochs=2),
+    )
+    # Two epochs of two batches, each updated on twice.
+    trainer = tiny_trainer(tmp_path, limit.pop("max_steps"), **limit)
+    trainer.fit(module, tiny_data(epoch_questions=8))
+    assert found == pytest.approx([0.5, 1.0, 1.5, 2.0, 1.55, 1.1, 0.65, 0.2])
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])

@@ -13,6 +13,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from spatial_ssrl.core.batches import PromptBatch
@@ -22,6 +24,12 @@ from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout import InProcess, RolloutEngine
 from spatial_ssrl.training.held_out import AccuracyTally, AnswerRecord, answer_greedily
+from spatial_ssrl.training.precision import (
+    check_precision,
+    loss_scaler,
+    note_overflow,
+    without_scaler,
+)
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers import Verifier, WeightedSum
 
@@ -70,6 +78,7 @@ class PolicyModule(LightningModule, ABC):
         self.update = update
         self.seed = seed
         self._tally = AccuracyTally()
+        self._grad_norm: Tensor | None = None  # of the step being taken, before clipping
 
     @abstractmethod
     def collator(self) -> Collator:
@@ -123,18 +132,15 @@ class PolicyModule(LightningModule, ABC):
         """Refuse what an update would get wrong, and silence advice that does not apply.
 
         Raises:
-            ConfigError: If the Trainer has several devices or scales float16 losses.
+            ConfigError: If the Trainer has several devices, or a precision in which training
+                goes wrong.
         """
         if self.trainer.world_size > 1:
             raise ConfigError(
                 f"trainer.devices is {self.trainer.world_size}, but an update runs on one device; "
                 "set trainer.devices to 1."
             )
-        if self.trainer.precision == "16-mixed":
-            raise ConfigError(
-                'trainer.precision is "16-mixed", whose scaled gradients would be clipped '
-                'wrongly; use "bf16-mixed" or "32-true".'
-            )
+        check_precision(self.trainer, self.trainable_parameters())
         # A checkpoint of the weights after the step is what resuming needs.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
@@ -144,18 +150,51 @@ class PolicyModule(LightningModule, ABC):
     def step_optimizer(self) -> dict[str, float]:
         """Clip the gradients, step the optimiser and its schedule.
 
+        Where losses are scaled (float16), a step whose gradients overflow changes nothing: it
+        counts as a step of the run, but not of the schedule, whose rates are for real updates.
+
         Returns:
-            `grad_norm`, before clipping, and the learning rate `lr` of the step.
+            `grad_norm`, before clipping (left out when the step was skipped), and the learning
+            rate `lr` of the step; where losses are scaled also `loss_scale`, and `overflow`,
+            which is 1 for a skipped step.
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         if not isinstance(optimizer, LightningOptimizer) or not isinstance(scheduler, LambdaLR):
             raise TypeError("step_optimizer serves one optimiser with one LambdaLR schedule.")
-        norm = torch.nn.utils.clip_grad_norm_(self.trainable_parameters(), self.update.clip_norm)
-        rate = float(optimizer.param_groups[0]["lr"])
-        optimizer.step()
+        rate, step = float(optimizer.param_groups[0]["lr"]), self.global_step
+        scaler = loss_scaler(self.trainer)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        norm = self._clip_and_step(optimizer)
         optimizer.zero_grad(set_to_none=True)
+        if scaler is None:
+            scheduler.step()
+            return {"grad_norm": norm, "lr": rate}
+        scaling = {"loss_scale": scale, "overflow": float(scaler.get_scale() < scale)}
+        if scaling["overflow"]:
+            note_overflow(scaler.get_scale(), step)
+            return {"lr": rate, **scaling}
         scheduler.step()
-        return {"grad_norm": float(norm), "lr": rate}
+        return {"grad_norm": norm, "lr": rate, **scaling}
+
+    def _clip_and_step(self, optimizer: LightningOptimizer) -> float:
+        """Step the optimiser, clipping on the way; return the norm before clipping."""
+        self._grad_norm = None
+        if any(parameter.grad is not None for parameter in self.trainable_parameters()):
+            optimizer.step()
+        else:
+            with without_scaler(self.trainer):
+                optimizer.step()
+        if self._grad_norm is None:
+            raise TypeError(
+                f"{type(optimizer.optimizer).__name__}.step() does not call the closure it is "
+                "given, so gradients could not be clipped; use an optimiser that does."
+            )
+        return float(self._grad_norm)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradients: the loss scale of float16 has been divided out by now, not before."""
+        parameters = self.trainable_parameters()
+        self._grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.update.clip_norm)
 
     @contextmanager
     def noise_of_step(self) -> Iterator[None]:
