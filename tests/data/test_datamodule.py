@@ -173,3 +173,57 @@ def test_bad_evaluation_settings_are_named() -> None:
         HeldOutSettings(share=1)
     with pytest.raises(ConfigError, match=r"evaluation.val_questions must be at least 1, got 0"):
         HeldOutSettings(val_questions=0)
+
+
+class Part:
+    """As much of a Trainer as the data module looks at."""
+
+    lightning_module = None
+
+    def __init__(self, rank: int, processes: int) -> None:
+        self.global_rank, self.world_size = rank, processes
+
+
+def parts(processes: int, **arguments: object) -> list[PretextDataModule]:
+    modules = [module(**arguments) for _ in range(processes)]
+    for rank, data in enumerate(modules):
+        data.trainer = Part(rank, processes)
+        data.setup("fit")
+    return modules
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_each_batch_in_its_order(processes: int) -> None:
+    whole = list(module().train_dataloader())
+    shared = [list(data.train_dataloader()) for data in parts(processes)]
+    for number, batch in enumerate(whole):
+        together = [question for part in shared for question in part[number]]
+        assert [q.uid for q in together] == [q.uid for q in batch]
+        assert {len(part[number]) for part in shared} == {4 // processes}
+
+
+def test_a_run_goes_on_with_another_number_of_processes() -> None:
+    whole = uids(module().train_dataloader())
+    first, _ = parts(2)
+    uids(first.train_dataloader(), 3)
+    alone = module()
+    alone.load_state_dict(first.state_dict())
+    assert uids(alone.train_dataloader(), 3) == whole[16:28]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_processes_share_held_out_questions_in_their_order(processes: int) -> None:
+    settings = {"evaluation": HeldOutSettings(test_questions=11, batch_size=4)}
+    settings |= {"batch_size": 30, "epoch_questions": 30}
+    whole = uids(module(**settings).test_dataloader())
+    loaders = [data.test_dataloader() for data in parts(processes, **settings)]
+    assert [uid for loader in loaders for uid in uids(loader)] == whole
+    assert all(len(loader) == len(list(loader)) for loader in loaders)
+
+
+def test_what_processes_cannot_share_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size is 4, which 3 processes .* multiple of 3"):
+        parts(3)
+    data = parts(4, evaluation=HeldOutSettings(val_questions=1))[0]
+    with pytest.raises(ConfigError, match=r"2 held-out .* for 4 processes; raise .*val_questions"):
+        data.val_dataloader()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch.nn import functional
 
 from spatial_ssrl.core.errors import ConfigError
@@ -99,8 +100,12 @@ def test_a_batch_without_answers_says_what_to_do() -> None:
         module.training_step(batch, 0)
 
 
-def test_several_devices_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = tiny_trainer(tmp_path, 1)
-    monkeypatch.setattr(type(trainer), "world_size", 2)
-    with pytest.raises(ConfigError, match=r"trainer.devices is 2.*set trainer.devices to 1"):
-        trainer.fit(SFTModule(tiny_policy()), tiny_data())
+def test_strategies_that_shard_weights_are_refused_before_weights_are_loaded(
+    tmp_path: Path,
+) -> None:
+    module, trainer = SFTModule(tiny_policy()), tiny_trainer(tmp_path, 1)
+    trainer.strategy.__class__ = FSDPStrategy  # One cannot be made without an accelerator.
+    module.trainer = trainer
+    with pytest.raises(ConfigError, match=r'strategy is FSDPStrategy, which .*; use "ddp"'):
+        module.setup("fit")
+    assert not list(module.policy.parameters())

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.data.curated.streams import ChosenQuestions, CuratedSplit, ShuffledQuestions
 from spatial_ssrl.data.dataset import QuestionDataset
-from spatial_ssrl.data.loader import Collate, HeldOutLoader, QuestionLoader
+from spatial_ssrl.data.loader import Collate, HeldOutLoader, QuestionLoader, Share
 from spatial_ssrl.data.splits import Except, names_of, split_sources
 from spatial_ssrl.images import ImageSource
 from spatial_ssrl.tasks import PretextTask
@@ -29,7 +29,7 @@ class HeldOutSettings:
             when the data module is given held-out sources.
         val_questions: Questions a task at each validation.
         test_questions: Questions a task in the test; 1000 tell 3 points apart when paired.
-        batch_size: Questions in a batch.
+        batch_size: Questions in a batch, of each process.
     """
 
     share: float = 0.1
@@ -59,6 +59,9 @@ class PretextDataModule(LightningDataModule):
     Training batches follow one another without end; an epoch is only `epoch_questions` of
     them. A resumed run goes on with the next batch.
 
+    Several processes (`trainer.devices` above 1) share every batch and all held-out questions,
+    so that their number changes neither what is trained on nor what is asked.
+
     Args:
         images: Where scenes come from. Tasks that need depth draw from the sources that have
             it, the others from all. None with a curated set.
@@ -69,7 +72,8 @@ class PretextDataModule(LightningDataModule):
             proportion to their numbers of scenes.
         task_weights: Share of each task in training, any positive scale; equal by default.
         epoch_questions: Questions in an epoch, at least `batch_size`.
-        batch_size: Questions in a training step.
+        batch_size: Questions in a training step, over all processes; their number must divide
+            it.
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Names the training questions.
         evaluation: How much is held out, and how many questions are asked of it.
@@ -138,6 +142,22 @@ class PretextDataModule(LightningDataModule):
         for source in [*self.images, *(self.held_out or [])]:
             source.prepare()
 
+    def setup(self, stage: str) -> None:
+        """Refuse a batch that the processes of a run cannot share evenly.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+
+        Raises:
+            ConfigError: If `batch_size` is no multiple of the number of processes.
+        """
+        processes = self._share().processes
+        if stage == "fit" and self.batch_size % processes:
+            raise ConfigError(
+                f"data.batch_size is {self.batch_size}, which {processes} processes cannot share "
+                f"evenly; choose a multiple of {processes}."
+            )
+
     def training_questions(self) -> QuestionDataset | ShuffledQuestions:
         """Return the stream of training questions.
 
@@ -192,6 +212,7 @@ class PretextDataModule(LightningDataModule):
             self._collate(),
             self.num_workers,
             self._position,
+            self._share(),
         )
         return self._loader
 
@@ -224,13 +245,28 @@ class PretextDataModule(LightningDataModule):
     def _held_out_loader(self, stream: str, questions_per_task: int) -> HeldOutLoader:
         questions = self.held_out_questions(stream)
         asked = questions_per_task * len(self.tasks)
+        count = len(questions) if isinstance(questions, ChosenQuestions) else asked
+        share = self._share()
+        if count < share.processes:
+            # The Trainer leaves out a process without batches, and the others would wait for it.
+            raise ConfigError(
+                f"evaluation: {count} held-out questions are too few for {share.processes} "
+                f"processes; raise evaluation.{'val' if stream == 'val' else 'test'}_questions."
+            )
         return HeldOutLoader(
             questions,
             self.evaluation.batch_size,
-            len(questions) if isinstance(questions, ChosenQuestions) else asked,
+            count,
             self._collate(),
             self.num_workers,
+            share,
         )
+
+    def _share(self) -> Share:
+        """Return this process's part of the work; all of it when there is no Trainer."""
+        if self.trainer is None:
+            return Share()
+        return Share(self.trainer.global_rank, self.trainer.world_size)
 
     def _collate(self) -> Collate:
         """Return the collator of the module in training, or `list` when there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +14,42 @@ from spatial_ssrl.core.questions import Question
 Collate = Callable[[list[Question]], Any]
 
 
+@dataclass(frozen=True)
+class Share:
+    """One process's part of what several work on: neighbours, as many as the others have.
+
+    Args:
+        rank: Number of this process, in [0, `processes`).
+        processes: Processes that share the work.
+    """
+
+    rank: int = 0
+    processes: int = 1
+
+    def of(self, numbers: range) -> range:
+        """Return this process's part; the parts in order of rank make up the whole."""
+        count = len(numbers)
+        return numbers[
+            count * self.rank // self.processes : count * (self.rank + 1) // self.processes
+        ]
+
+
 class QuestionLoader:
     """Training batches of consecutive questions; its only state is a position.
 
     The position counts questions handed out, not those that workers prepare ahead, so that a
     restart repeats none and skips none. Each pass yields the batches of one epoch from the
-    position onwards: the stream never starts over.
+    position onwards: the stream never starts over. Several processes share each batch, and the
+    position counts the questions of all of them, so that a run may go on with another number.
 
     Args:
         dataset: The stream of questions.
-        batch_size: Questions in a batch.
+        batch_size: Questions in a batch, over all processes.
         batches: Batches in an epoch.
         collate: Picklable; turns the questions of a batch into what is yielded.
         num_workers: Processes that prepare batches; 0 prepares them in this one.
         position: Number of the first question.
+        share: This process's part of each batch.
     """
 
     def __init__(
@@ -37,6 +60,7 @@ class QuestionLoader:
         collate: Collate = list,
         num_workers: int = 0,
         position: int = 0,
+        share: Share = Share(),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -44,12 +68,14 @@ class QuestionLoader:
         self.collate = collate
         self.num_workers = num_workers
         self.position = position
+        self.share = share
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[Any]:
-        numbers = _Batches(self.position, self.batch_size, self.batches * self.batch_size)
+        end = self.position + self.batches * self.batch_size
+        numbers = _Batches(range(self.position, end), self.batch_size, self.share)
         for batch in _load(self.dataset, numbers, self.collate, self.num_workers):
             # Before handing the batch out: a checkpoint written while it trains must not
             # count it as still to come.
@@ -70,10 +96,11 @@ class HeldOutLoader:
 
     Args:
         dataset: The stream of questions.
-        batch_size: Questions in a batch.
-        questions: Number of questions, the first of the stream.
+        batch_size: Questions in a batch of one process.
+        questions: Number of questions, the first of the stream, over all processes.
         collate: As in `QuestionLoader`.
         num_workers: As in `QuestionLoader`.
+        share: This process's part of the questions.
     """
 
     def __init__(
@@ -83,11 +110,12 @@ class HeldOutLoader:
         questions: int,
         collate: Collate = list,
         num_workers: int = 0,
+        share: Share = Share(),
     ) -> None:
         self.dataset = dataset
         self.collate = collate
         self.num_workers = num_workers
-        self._numbers = _Batches(0, batch_size, questions)
+        self._numbers = _Batches(share.of(range(questions)), batch_size)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -97,18 +125,17 @@ class HeldOutLoader:
 
 
 class _Batches:
-    """Question numbers of each batch, computed when asked for."""
+    """This process's question numbers of each batch, computed when asked for."""
 
-    def __init__(self, first: int, size: int, questions: int) -> None:
-        self.first, self.size, self.questions = first, size, questions
+    def __init__(self, numbers: range, size: int, share: Share = Share()) -> None:
+        self.numbers, self.size, self.share = numbers, size, share
 
     def __len__(self) -> int:
-        return -(-self.questions // self.size)
+        return -(-len(self.numbers) // self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        end = self.first + self.questions
-        for start in range(self.first, end, self.size):
-            yield list(range(start, min(start + self.size, end)))
+        for start in range(0, len(self.numbers), self.size):
+            yield list(self.share.of(self.numbers[start : start + self.size]))
 
 
 def _load(

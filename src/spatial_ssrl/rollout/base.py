@@ -29,7 +29,8 @@ class RolloutEngine(ABC):
             prompts: B prompts.
             group_size: Completions per prompt, G.
             sampling: Length limit, temperature, limits on tokens, stop texts.
-            seed: Names the draw: equal seeds, prompts and weights give equal completions.
+            seed: Names the draw: equal seeds, prompts and weights give equal completions. A
+                question's completions do not depend on which others it is sampled with.
         """
 
 

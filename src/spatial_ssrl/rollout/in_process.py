@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.core.seeding import seed_for
 from spatial_ssrl.policies.base import PolicyBackbone
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.sampling import SamplingSettings, adjusted_logits
@@ -36,10 +38,7 @@ class InProcess(RolloutEngine):
         """Sample `group_size` completions of each prompt; see `RolloutEngine.sample`."""
         count, limit = len(prompts) * group_size, sampling.max_new_tokens
         device = prompts.input_ids.device
-        # Drawn at once and per completion, so that a completion's numbers depend neither on
-        # the device, nor on how the batch is split, nor on when the others end.
-        generator = torch.Generator().manual_seed(seed)
-        uniform = torch.rand(count, limit, generator=generator, dtype=torch.float64)
+        uniform = _uniform(prompts, group_size, limit, seed)
         draw = _Draw(
             uniform=uniform.to(device),
             tokens=torch.zeros(count, limit, dtype=torch.long, device=device),
@@ -62,6 +61,21 @@ class InProcess(RolloutEngine):
             truncated=draw.truncated,
             group_size=group_size,
         )
+
+
+def _uniform(prompts: PromptBatch, group_size: int, limit: int, seed: int) -> Tensor:
+    """Return the random numbers of each completion, shape (N, limit), float64, on the CPU.
+
+    Named by the question, so that they depend neither on the device, nor on which other questions
+    share the batch or the process, nor on when other completions end.
+    """
+    rows, seen = [], Counter[str]()
+    for question in prompts.questions:
+        number = seed_for(seed, question.uid, seen[question.uid])
+        seen[question.uid] += 1
+        generator = torch.Generator().manual_seed(number)
+        rows.append(torch.rand(group_size, limit, generator=generator, dtype=torch.float64))
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True, slots=True)

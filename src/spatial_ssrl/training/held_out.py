@@ -10,6 +10,7 @@ from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.policies.base import PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
+from spatial_ssrl.training.distributed import gather
 from spatial_ssrl.verifiers.base import Verifier
 
 
@@ -100,6 +101,15 @@ class AccuracyTally:
         for record in records:
             self._right[record.task] = self._right.get(record.task, 0) + record.correct
             self._asked[record.task] = self._asked.get(record.task, 0) + 1
+
+    def over_processes(self) -> AccuracyTally:
+        """Return the sum of all processes' tallies; all of them must ask."""
+        whole = AccuracyTally()
+        for tally in gather(self, "counting right answers"):
+            for task, asked in tally._asked.items():
+                whole._right[task] = whole._right.get(task, 0) + tally._right[task]
+                whole._asked[task] = whole._asked.get(task, 0) + asked
+        return whole
 
     def accuracies(self) -> dict[str, float]:
         """Return the accuracy of each task, and under "mean" the mean over tasks."""

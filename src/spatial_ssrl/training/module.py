@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -23,6 +26,8 @@ from spatial_ssrl.core.seeding import seed_for
 from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout import InProcess, RolloutEngine
+from spatial_ssrl.training import distributed
+from spatial_ssrl.training.checkpoint_files import WholeCheckpoints
 from spatial_ssrl.training.held_out import AccuracyTally, AnswerRecord, answer_greedily
 from spatial_ssrl.training.precision import (
     check_precision,
@@ -42,6 +47,10 @@ class PolicyModule(LightningModule, ABC):
     Optimisation is manual: an update has micro-batches and inner epochs of its own, and
     clipping is set in `update`, not on the Trainer. Weights are loaded when training or
     evaluation begins, never by the constructor. Checkpoints hold trainable tensors only.
+
+    Several processes (`trainer.devices` above 1, `strategy: ddp`) share each batch. They add up
+    their gradients once an optimiser step, so that each may take as many backward passes as
+    its questions need, or none.
 
     Args:
         policy: The policy to train or evaluate.
@@ -85,6 +94,26 @@ class PolicyModule(LightningModule, ABC):
         """Return the picklable collator the data module's workers use."""
 
     # Loading and saving.
+
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot work before weights are loaded; make checkpoints safe.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+
+        Raises:
+            ConfigError: If the Trainer's strategy shards the weights.
+        """
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ConfigError(
+                f"trainer.strategy is {type(strategy).__name__}, which gives each process a part "
+                'of the weights, but every process samples with all of them; use "ddp".'
+            )
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = WholeCheckpoints()
+        # What we log is the same in every process.
+        warnings.filterwarnings("ignore", r"It is recommended to use .*sync_dist=True")
 
     def configure_model(self) -> None:
         """Load the policy; does nothing the second time."""
@@ -132,14 +161,12 @@ class PolicyModule(LightningModule, ABC):
         """Refuse what an update would get wrong, and silence advice that does not apply.
 
         Raises:
-            ConfigError: If the Trainer has several devices, or a precision in which training
-                goes wrong.
+            ConfigError: If the Trainer has a precision in which training goes wrong.
         """
-        if self.trainer.world_size > 1:
-            raise ConfigError(
-                f"trainer.devices is {self.trainer.world_size}, but an update runs on one device; "
-                "set trainer.devices to 1."
-            )
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            # Wrapping has made the weights equal. The wrapper's own sums would need one backward
+            # pass a step with a gradient for every weight, and memory for all of them.
+            self.trainer.strategy.model = self
         check_precision(self.trainer, self.trainable_parameters())
         # A checkpoint of the weights after the step is what resuming needs.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
@@ -148,7 +175,7 @@ class PolicyModule(LightningModule, ABC):
     # Updating.
 
     def step_optimizer(self) -> dict[str, float]:
-        """Clip the gradients, step the optimiser and its schedule.
+        """Add up the processes' gradients, clip them, step the optimiser and its schedule.
 
         Where losses are scaled (float16), a step whose gradients overflow changes nothing: it
         counts as a step of the run, but not of the schedule, whose rates are for real updates.
@@ -161,6 +188,7 @@ class PolicyModule(LightningModule, ABC):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         if not isinstance(optimizer, LightningOptimizer) or not isinstance(scheduler, LambdaLR):
             raise TypeError("step_optimizer serves one optimiser with one LambdaLR schedule.")
+        distributed.sum_gradients(self.trainable_parameters())
         rate, step = float(optimizer.param_groups[0]["lr"]), self.global_step
         scaler = loss_scaler(self.trainer)
         scale = 1.0 if scaler is None else scaler.get_scale()
@@ -198,10 +226,13 @@ class PolicyModule(LightningModule, ABC):
 
     @contextmanager
     def noise_of_step(self) -> Iterator[None]:
-        """Let dropout draw from a stream named by the step, so that a resumed run repeats it."""
+        """Let dropout draw from a stream named by the step, so that a resumed run repeats it.
+
+        Each process has its own stream.
+        """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(seed_for(self.seed, "noise", self.global_step))
+            torch.manual_seed(seed_for(self.seed, "noise", self.global_step, self.global_rank))
             yield
 
     def log_training(self, metrics: Mapping[str, float]) -> None:
@@ -245,7 +276,7 @@ class PolicyModule(LightningModule, ABC):
         return answer_greedily(self.policy, self.rollout, self.verifier, batch, self.sampling)
 
     def _log_accuracies(self, stage: str) -> None:
-        accuracies = self._tally.accuracies()
+        accuracies = self._tally.over_processes().accuracies()
         self.log_dict({f"{stage}/accuracy/{name}": value for name, value in accuracies.items()})
 
     def _total_steps(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
@@ -11,6 +12,7 @@ from spatial_ssrl.data.cold_start import Answers, ColdStartAnswers
 from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
+from spatial_ssrl.training import distributed
 from spatial_ssrl.training.module import PolicyModule
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers.base import Verifier
@@ -61,7 +63,8 @@ class SFTModule(PolicyModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Take one optimiser step on the mean cross-entropy of the batch's answer tokens."""
         given = _given_completions(batch)
-        tokens, total = given.mask.sum(), torch.zeros((), device=self.device)
+        tokens = distributed.total(int(given.mask.sum()), "counting tokens")
+        total = torch.zeros((), device=self.device)
         with self.noise_of_step():
             for rows in batch.alike(size=self.update.micro_batch_size):
                 part = self.policy.select(batch, rows)
@@ -69,7 +72,19 @@ class SFTModule(PolicyModule):
                 loss = -logprobs.sum() / tokens
                 self.manual_backward(loss)
                 total += loss.detach()
-        self.log_training({"loss": float(total), **self.step_optimizer()})
+        distributed.average(self._batch_statistics())
+        whole = distributed.total(float(total), "adding up losses")
+        self.log_training({"loss": whole, **self.step_optimizer()})
+
+    def _batch_statistics(self) -> list[Tensor]:
+        """Return what forward passes in training move: processes see other questions each."""
+        return [
+            buffer
+            for module in self.policy.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+            for buffer in (module.running_mean, module.running_var)
+            if buffer is not None
+        ]
 
 
 def _given_completions(batch: PromptBatch) -> Rollouts:

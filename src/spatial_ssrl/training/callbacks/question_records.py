@@ -9,11 +9,14 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from spatial_ssrl.training.distributed import gather
 from spatial_ssrl.training.held_out import AnswerRecord
 
 
 class QuestionRecords(Callback):
     """Writes what `test` or `predict` found, question by question; two runs can be paired.
+
+    Of several processes the first writes all questions, in their usual order.
 
     Args:
         path: File of JSON lines, one `AnswerRecord` each; None takes `records.jsonl` in the
@@ -66,7 +69,9 @@ class QuestionRecords(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         path = self.path or Path(trainer.default_root_dir) / "records.jsonl"
-        write_records(path, [record.as_dict() for record in self.records])
+        parts = gather(self.records, "collecting records")
+        if trainer.is_global_zero:
+            write_records(path, [record.as_dict() for part in parts for record in part])
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from spatial_ssrl.training.distributed import gather
+
 
 class StopBetweenSteps(Callback):
     """Lets Ctrl-C wait for the end of the step, so that a checkpoint on leaving is exact.
 
     Stopped in the middle, a run would save half an update, or count a batch as done that taught
     nothing; resumed, it would no longer be the run its seed names. A second Ctrl-C stops at once.
+    Several processes stop after the same step.
     Use with `ModelCheckpoint(save_on_exception=True)`.
     """
 
@@ -66,5 +69,5 @@ class StopBetweenSteps(Callback):
         raise KeyboardInterrupt
 
     def _stop_if_asked(self) -> None:
-        if self._asked:
+        if any(gather(self._asked, "looking for Ctrl-C")):
             raise KeyboardInterrupt
