@@ -42,7 +42,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 ) -> None:
     killed = tmp_path / "killed"
     command = [sys.executable, str(SCRIPT), str(killed), "8"]
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    paths = os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])
+    environment = os.environ | {"PYTHONPATH": paths}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
