@@ -15,7 +15,8 @@ from spatial_ssrl.training import PolicyModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SETS = sorted(CONFIGS.glob("curate/*.yaml"))  # For `spatial-ssrl curate`.
-FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(SETS))
+ALGORITHMS = sorted(CONFIGS.glob("algorithm/*.yaml"))  # Parts of the model of a run.
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(SETS) - set(ALGORITHMS))
 PART = "class_path"  # A file with this at its top is one component, for other files to name.
 
 
@@ -59,6 +60,7 @@ def test_both_kinds_of_file_were_found() -> None:
         "sft_qwen25vl_lora.yaml",
     }
     assert {name_of(path) for path in DATA} >= {"data/photos.yaml", "quickstart/data.yaml"}
+    assert len(ALGORITHMS) >= 4
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
@@ -67,6 +69,20 @@ def test_a_run_builds_without_weights(path: Path, tmp_path: Path) -> None:
     assert isinstance(cli.model, PolicyModule)
     assert isinstance(cli.datamodule, LightningDataModule)
     assert list(tmp_path.iterdir()) == [], "building a config wrote files"
+
+
+@pytest.mark.parametrize("path", ALGORITHMS, ids=name_of)
+def test_an_algorithm_takes_the_place_of_that_of_a_run(path: Path) -> None:
+    cli = SpatialCLI(
+        [
+            *("-c", str(CONFIGS / "quickstart" / "grpo.yaml")),
+            *("--model.init_args.algorithm", str(path)),
+        ],
+        run=False,
+    )
+    clip = yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"]["clip"]
+    assert cli.model.algorithm.clip.low == clip["low"]
+    assert cli.model.algorithm.clip.dual == clip.get("dual")
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -40,19 +42,21 @@ def random_rewards() -> Tensor:
     return torch.rand(GROUPS, SIZE, generator=generator, dtype=torch.float64)
 
 
+def feedback_of(rewards: Tensor, update: dict[str, Tensor]) -> Feedback:
+    return Feedback(
+        rewards=rewards,
+        parts={"accuracy": rewards},
+        weights={"accuracy": 1.0},
+        mask=update["mask"],
+        old_logprobs=update["old_logprobs"],
+        ref_logprobs=update["ref_logprobs"],
+        greedy_rewards=rewards.mean(dim=1),
+    )
+
+
 def advantages_of(algorithm: Algorithm, rewards: Tensor, update: dict[str, Tensor]) -> Tensor:
     """Return advantages (N, C) of rewards (B, G)."""
-    return algorithm.advantages(
-        Feedback(
-            rewards=rewards,
-            parts={"accuracy": rewards},
-            weights={"accuracy": 1.0},
-            mask=update["mask"],
-            old_logprobs=update["old_logprobs"],
-            ref_logprobs=update["ref_logprobs"],
-            greedy_rewards=rewards.mean(dim=1),
-        )
-    )
+    return algorithm.advantages(feedback_of(rewards, update))
 
 
 def gradient_of(
@@ -76,8 +80,11 @@ def gradient_of(
 
 def test_equal_rewards_leave_the_policy_alone(algorithm: Algorithm) -> None:
     update = random_update()
-    # Where policy and reference agree, the divergence term has no gradient either.
+    # Where policy and reference agree, the divergence term has no gradient either; in the reward
+    # it is measured from the weights that sampled.
     update["ref_logprobs"] = update["logprobs"].clone()
+    if getattr(algorithm, "kl_in_reward", False):
+        update["ref_logprobs"] = update["old_logprobs"].clone()
     advantages = advantages_of(algorithm, torch.full((GROUPS, SIZE), 0.7).double(), update)
     _, gradient = gradient_of(algorithm, update, advantages)
     assert not gradient.any()
@@ -110,6 +117,66 @@ def test_short_and_empty_completions_stay_finite(algorithm: Algorithm) -> None:
     assert torch.tensor(loss).isfinite()
     assert gradient.isfinite().all()
     assert not gradient[~update["mask"]].any()
+
+
+def test_padding_may_hold_anything(algorithm: Algorithm) -> None:
+    clean = random_update()
+    dirty = {name: value.clone() for name, value in clean.items()}
+    for name, filler in (
+        ("logprobs", float("-inf")),
+        ("old_logprobs", float("nan")),
+        ("ref_logprobs", float("inf")),
+    ):
+        dirty[name] = dirty[name].masked_fill(~dirty["mask"], filler)
+    results = []
+    for update in (clean, dirty):
+        advantages = advantages_of(algorithm, random_rewards(), update)
+        assert not advantages[~update["mask"]].any()
+        results.append(gradient_of(algorithm, update, advantages))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_signal_is_where_advantages_are(algorithm: Algorithm) -> None:
+    rewards, update = random_rewards(), random_update()
+    rewards[1] = 0.5
+    update["ref_logprobs"] = update["old_logprobs"].clone()
+    given = feedback_of(rewards, update)
+    learning = (algorithm.advantages(given) != 0).view(GROUPS, -1).any(dim=1)
+    signal = algorithm.has_signal(replace(given, old_logprobs=None, ref_logprobs=None))
+    assert signal.dtype == torch.bool
+    assert learning.any()
+    # A divergence in the reward may turn out to be 0, as here; nothing else may be waved through.
+    if getattr(algorithm, "kl_in_reward", False):
+        assert signal.all()
+    else:
+        assert torch.equal(signal, learning)
+
+
+def test_the_greedy_reward_is_read_only_where_asked_for(algorithm: Algorithm) -> None:
+    given = replace(feedback_of(random_rewards(), random_update()), greedy_rewards=None)
+    if algorithm.needs_greedy:
+        with pytest.raises(ValueError, match="greedy_rewards"):
+            algorithm.advantages(given)
+    else:
+        assert algorithm.advantages(given).isfinite().all()
+
+
+def test_statistics_add_up_over_micro_batches(algorithm: Algorithm) -> None:
+    update = random_update()
+    update["advantages"] = advantages_of(algorithm, random_rewards(), update)
+    sums = [
+        algorithm.loss(
+            LossInputs(**{n: v[rows] for n, v in update.items()}, sampling_logprobs=None), 1.0
+        ).stats
+        for rows in (slice(None), slice(0, SIZE), slice(SIZE, 3 * SIZE))
+    ]
+    assert {"tokens", "clipped", "clipped_low", "clipped_high"} <= set(sums[0])
+    assert {"ratio", "old_kl", "surprisal"} <= set(sums[0])
+    assert int(sums[0]["tokens"]) == int(update["mask"].sum())
+    for name, whole in sums[0].items():
+        assert not whole.requires_grad
+        assert whole.item() == pytest.approx((sums[1][name] + sums[2][name]).item())
 
 
 def test_better_completions_become_likelier(algorithm: Algorithm) -> None:

@@ -1,13 +1,32 @@
-"""Pieces policy-gradient losses are made of: pure functions of tensors.
+"""Surrogate losses of policy gradients: pure functions of tensors.
 
-Shapes: N completions of at most C tokens. Every function looks at masked tokens only, so
-that whatever stands on padding can reach neither the value nor the gradient.
+Shapes: N completions of at most C tokens. Log-ratios are 0 and advantages finite on padding,
+whose losses are the caller's to drop.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from spatial_ssrl.algorithms.settings import ClipSettings, RatioSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Surrogate:
+    """A surrogate loss and where its bounds acted.
+
+    Args:
+        loss: Of each token, shape (N, C), with gradient.
+        low: Tokens bounded because their ratio was too low, shape (N, C), bool.
+        high: Tokens bounded because their ratio was too high, shape (N, C), bool.
+    """
+
+    loss: Tensor
+    low: Tensor
+    high: Tensor
 
 
 def log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -22,52 +41,93 @@ def log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
 
 
-def clipped_policy_loss(
-    log_ratios: Tensor, advantages: Tensor, clip_low: float, clip_high: float
-) -> tuple[Tensor, Tensor]:
-    """Return the clipped surrogate loss of each token, and where clipping cut the gradient.
+def levelled(log_ratios: Tensor, mask: Tensor, how: RatioSettings) -> Tensor:
+    """Return the log-ratio that counts for each token, shape (N, C).
 
     Args:
-        log_ratios: log(new / old) of each token, shape (N, C).
-        advantages: Advantage of each token, shape (N, C).
-        clip_low: How far below 1 the ratio may fall, in (0, 1).
-        clip_high: How far above 1 the ratio may rise, above 0.
-
-    Returns:
-        The loss, shape (N, C), and a bool mask of the tokens whose gradient is cut, (N, C).
+        log_ratios: log(new / old) of each token, 0 on padding, shape (N, C).
+        mask: True on completion tokens, shape (N, C), bool.
+        how: Over what ratios are taken, and their limits.
 
     References:
-        PPO, arXiv:1707.06347, equation 7.
+        GSPO and its token form, arXiv:2507.18071.
+    """
+    if how.level != "token":
+        whole = log_ratios.sum(dim=1, keepdim=True)
+        if how.level != "sequence_product":
+            whole = whole / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        if how.level == "sequence_mean_token":
+            log_ratios = log_ratios - log_ratios.detach() + whole.detach()
+        else:
+            log_ratios = whole.expand_as(log_ratios)
+    if how.log_min is not None or how.log_max is not None:
+        log_ratios = log_ratios.clamp(how.log_min, how.log_max)
+    return log_ratios
+
+
+def clipped(log_ratios: Tensor, advantages: Tensor, how: ClipSettings) -> Surrogate:
+    """Return the clipped surrogate loss; a bounded token has no gradient.
+
+    Args:
+        log_ratios: log(new / old), shape (N, C).
+        advantages: Advantage of each token, shape (N, C).
+        how: Bounds of the ratio.
+
+    References:
+        PPO, arXiv:1707.06347, equation 7; dual clip, arXiv:1912.09729.
     """
     ratios = log_ratios.exp()
     free = ratios * advantages
-    clipped = ratios.clamp(1 - clip_low, 1 + clip_high) * advantages
-    return -torch.minimum(free, clipped), clipped < free
+    bounded = ratios.clamp(1 - how.low, 1 + how.above) * advantages
+    loss, cut = -torch.minimum(free, bounded), bounded < free
+    if how.dual is not None:
+        most = torch.where(advantages < 0, -how.dual * advantages, torch.inf)
+        cut = cut | (loss > most)
+        loss = torch.minimum(loss, most)
+    return Surrogate(loss, cut & (ratios < 1), cut & (ratios > 1))
 
 
-def k3_divergence(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Return the k3 estimate of KL(policy || reference) at each token, 0 on padding.
+def weighted_likelihood(
+    log_ratios: Tensor,
+    logprobs: Tensor,
+    advantages: Tensor,
+    low: float | None,
+    high: float | None,
+) -> Surrogate:
+    """Return minus advantage times log-probability, weighted by the bounded ratio.
 
-    Unbiased, never negative, and of lower variance than the plain log-ratio.
+    The weight has no gradient, so that every token keeps one.
 
     Args:
-        logprobs: Under the policy that is trained, shape (N, C).
-        ref_logprobs: Under the reference, shape (N, C).
-        mask: True on completion tokens, shape (N, C), bool.
+        log_ratios: log(new / old), shape (N, C).
+        logprobs: Under the weights being trained, finite on padding, shape (N, C).
+        advantages: Advantage of each token, shape (N, C).
+        low: Least ratio, or None.
+        high: Greatest ratio, or None.
 
     References:
-        J. Schulman, "Approximating KL divergence" (2020); GRPO, arXiv:2402.03300, equation 4.
+        CISPO, MiniMax-M1, arXiv:2506.13585.
     """
-    difference = torch.where(mask, ref_logprobs - logprobs, torch.zeros_like(logprobs))
-    return difference.exp() - difference - 1
+    ratios = log_ratios.detach().exp()
+    weights = ratios.clamp(low, high) if (low, high) != (None, None) else ratios
+    return Surrogate(-weights * advantages * logprobs, ratios < weights, ratios > weights)
 
 
-def sequence_means(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over the tokens of each completion, shape (N,); 0 for an empty one.
+def soft_gated(
+    log_ratios: Tensor, advantages: Tensor, positive: float, negative: float
+) -> Surrogate:
+    """Return the loss whose trust region fades out instead of being cut off.
 
     Args:
-        values: Any value per token, shape (N, C).
-        mask: True on completion tokens, shape (N, C), bool.
+        log_ratios: log(new / old), shape (N, C).
+        advantages: Advantage of each token, shape (N, C).
+        positive: Temperature where the advantage is above 0; larger fades sooner.
+        negative: Temperature elsewhere.
+
+    References:
+        SAPO, arXiv:2511.20347.
     """
-    kept = torch.where(mask, values, torch.zeros_like(values))
-    return kept.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    temperatures = torch.full_like(log_ratios, negative).masked_fill(advantages > 0, positive)
+    gates = torch.sigmoid(temperatures * (log_ratios.exp() - 1)) * 4 / temperatures
+    nowhere = torch.zeros_like(log_ratios, dtype=torch.bool)
+    return Surrogate(-gates * advantages, nowhere, nowhere)

@@ -118,6 +118,8 @@ class Feedback:
             algorithm uses no reference.
         greedy_rewards: Reward of each question's most likely completion, shape (B,), float32;
             None when the algorithm does not ask for it.
+        truncated: True where the length limit cut the completion, shape (N,), bool; None when
+            unknown.
     """
 
     rewards: Tensor
@@ -127,6 +129,7 @@ class Feedback:
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     greedy_rewards: Tensor | None = None
+    truncated: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ class RLModule(PolicyModule):
             weights=self.verifier.part_weights,
             mask=rollouts.mask,
             greedy_rewards=greedy,
+            truncated=rollouts.truncated,
         )
 
     def _taking_part(self, signal: Tensor) -> list[int]:

@@ -1,0 +1,270 @@
+"""What every policy gradient here shares: from log-probabilities to a loss, piece by piece."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from spatial_ssrl.algorithms import aggregation as sums
+from spatial_ssrl.algorithms.advantages import overlong_penalty
+from spatial_ssrl.algorithms.base import Algorithm
+from spatial_ssrl.algorithms.correction import correction_weights
+from spatial_ssrl.algorithms.kl import divergence, k3_divergence
+from spatial_ssrl.algorithms.losses import Surrogate, clipped, levelled, log_ratio
+from spatial_ssrl.algorithms.settings import (
+    AggregationSettings,
+    ClipSettings,
+    CorrectionSettings,
+    KLSettings,
+    OverlongSettings,
+    RatioSettings,
+)
+from spatial_ssrl.core.batches import Feedback, LossInputs, LossOutput
+from spatial_ssrl.core.errors import ConfigError
+
+
+class PolicyGradient(Algorithm):
+    """A surrogate loss of tokens, corrected, with a divergence term, made one number.
+
+    Subclasses say what the advantages and the surrogate are. The loss of a token is its
+    surrogate, times the correction for the sampler, plus the divergence; `aggregation` adds
+    them up.
+
+    Args:
+        kl_coefficient: Weight of the divergence from the policy as RL began, 0 or more; at 0
+            the reference is never scored.
+        ratio: How the ratio of new to old probabilities is formed.
+        kl: Estimator of the divergence and where it acts.
+        aggregation: How the losses of tokens become one number.
+        correction: What is done where the sampler computes otherwise than the policy.
+        overlong: What becomes of completions that are too long.
+    """
+
+    def __init__(
+        self,
+        kl_coefficient: float = 0.0,
+        ratio: RatioSettings = RatioSettings(),  # noqa: B008
+        kl: KLSettings = KLSettings(),  # noqa: B008
+        aggregation: AggregationSettings = AggregationSettings(),  # noqa: B008
+        correction: CorrectionSettings = CorrectionSettings(),  # noqa: B008
+        overlong: OverlongSettings = OverlongSettings(),  # noqa: B008
+    ) -> None:
+        if kl_coefficient < 0:
+            raise ConfigError(
+                f"kl_coefficient must be 0 (no reference) or more, got {kl_coefficient}."
+            )
+        self.kl_coefficient = kl_coefficient
+        self.ratio = ratio
+        self.kl = kl
+        self.aggregation = aggregation
+        self.correction = correction
+        self.overlong = overlong
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss or the reward has a divergence term."""
+        return self.kl_coefficient > 0
+
+    @property
+    def needs_old_scores(self) -> bool:
+        """Whether a correction compares the policy with the sampler."""
+        return self.correction.active
+
+    @property
+    def kl_in_reward(self) -> bool:
+        """Whether the divergence is taken from the reward."""
+        return self.needs_reference and self.kl.place == "reward"
+
+    @abstractmethod
+    def estimate(self, feedback: Feedback) -> Tensor:
+        """Return the advantage of each token, shape (N, C), anything on padding.
+
+        Args:
+            feedback: Its rewards already hold the penalty of long completions.
+        """
+
+    @abstractmethod
+    def surrogate(self, log_ratios: Tensor, inputs: LossInputs) -> Surrogate:
+        """Return the surrogate loss of each token.
+
+        Args:
+            log_ratios: log(new / old) at the level of `ratio`, shape (n, C).
+            inputs: What `loss` was given, 0 on padding.
+        """
+
+    def check(self, group_size: int, weights: Mapping[str, float]) -> None:
+        """Accept every run; subclasses that compare completions refuse groups of one."""
+
+    def has_signal(self, feedback: Feedback) -> Tensor:
+        """Return the questions with an advantage other than 0, shape (B,), bool.
+
+        With the divergence in the reward, that is every question: no two completions are
+        as far from the reference.
+        """
+        questions = len(feedback.rewards)
+        if self.kl_in_reward:
+            return torch.ones(questions, dtype=torch.bool, device=feedback.rewards.device)
+        return (self._advantages(feedback) != 0).view(questions, -1).any(dim=1)
+
+    def advantages(self, feedback: Feedback) -> Tensor:
+        """Return the advantage of each token, shape (N, C), 0 on padding."""
+        return self._advantages(feedback)
+
+    def _advantages(self, feedback: Feedback) -> Tensor:
+        mask = feedback.mask
+        if self.overlong.limit is not None:
+            lengths = mask.sum(dim=1).view_as(feedback.rewards)
+            penalty = overlong_penalty(lengths, self.overlong.limit, self.overlong.tokens)
+            rewards = feedback.rewards + self.overlong.weight * penalty
+            feedback = replace(feedback, rewards=rewards)
+        values = self.estimate(feedback)
+        if self.overlong.ignore_truncated and feedback.truncated is not None:
+            mask = mask & ~feedback.truncated.unsqueeze(1)
+        return torch.where(mask, values, torch.zeros_like(values))
+
+    def completion_rewards(self, feedback: Feedback) -> Tensor:
+        """Return rewards less what the divergence takes from them, shape (B, G)."""
+        if not self.kl_in_reward:
+            return feedback.rewards
+        return feedback.rewards - self.kl_penalty(feedback).sum(dim=1).view_as(feedback.rewards)
+
+    def kl_penalty(self, feedback: Feedback) -> Tensor:
+        """Return what the divergence takes from the reward of each token, shape (N, C)."""
+        if not self.kl_in_reward:
+            return torch.zeros(
+                feedback.mask.shape, dtype=feedback.rewards.dtype, device=feedback.mask.device
+            )
+        if feedback.old_logprobs is None or feedback.ref_logprobs is None:
+            raise ValueError("The divergence in the reward needs old_logprobs and ref_logprobs.")
+        found = divergence(feedback.old_logprobs, feedback.ref_logprobs, feedback.mask, self.kl)
+        return self.kl_coefficient * found
+
+    def loss(self, inputs: LossInputs, normaliser: float) -> LossOutput:
+        """Return the loss of some completions of an update; arguments as in the base class.
+
+        `stats` holds sums over tokens: `tokens`; `clipped` with its parts `clipped_low` and
+        `clipped_high`, tokens whose ratio met a bound; `ratio`; `old_kl` (k3 against the
+        weights that sampled); `surprisal` (minus the log-probability of what was sampled, whose
+        mean estimates the entropy); with a reference, `kl`; with a correction, `correction`
+        (its weights) and `corrected` (tokens truncated or masked).
+        """
+        inputs = _without_padding(inputs)
+        mask = inputs.mask
+        steps = log_ratio(inputs.logprobs, inputs.old_logprobs, mask)
+        log_ratios = levelled(steps, mask, self.ratio)
+        surrogate = self.surrogate(log_ratios, inputs)
+        per_token = surrogate.loss
+        stats = _statistics(inputs, log_ratios, surrogate)
+        if self.correction.active:
+            weights, corrected = self._correction(inputs)
+            per_token = per_token * weights
+            stats |= {"correction": (weights * mask).sum(), "corrected": corrected.sum()}
+        if self.needs_reference:
+            if inputs.ref_logprobs is None:
+                raise ValueError("kl_coefficient is above 0, so the loss needs ref_logprobs.")
+            found = divergence(inputs.logprobs, inputs.ref_logprobs, mask, self.kl)
+            stats["kl"] = found.sum().detach()
+            if self.kl.place == "loss":
+                weighted = found * log_ratios.exp() if self.kl.ratio_weighted else found
+                per_token = per_token + self.kl_coefficient * weighted
+        return LossOutput(sums.aggregate(per_token, mask, normaliser, self.aggregation), stats)
+
+    def _correction(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
+        if inputs.sampling_logprobs is None:
+            raise ValueError(
+                "correction compares the policy with the sampler, but the rollout engine keeps no "
+                'log-probabilities; set correction.level to "none".'
+            )
+        return correction_weights(
+            inputs.old_logprobs, inputs.sampling_logprobs, inputs.mask, self.correction
+        )
+
+    def normaliser(self, lengths: Tensor) -> float:
+        """Return what the loss of the whole update divides by, as `aggregation` says."""
+        return sums.normaliser(lengths, self.aggregation)
+
+
+class ClippedPolicyGradient(PolicyGradient):
+    """A policy gradient with the clipped surrogate of PPO.
+
+    Args:
+        kl_coefficient: As in `PolicyGradient`, like all others but `clip`.
+        clip: Bounds of the ratio.
+        ratio: How the ratio is formed.
+        kl: Estimator of the divergence and where it acts.
+        aggregation: How the losses of tokens become one number.
+        correction: What is done where the sampler computes otherwise than the policy.
+        overlong: What becomes of completions that are too long.
+    """
+
+    def __init__(
+        self,
+        kl_coefficient: float = 0.0,
+        clip: ClipSettings = ClipSettings(),  # noqa: B008
+        ratio: RatioSettings = RatioSettings(),  # noqa: B008
+        kl: KLSettings = KLSettings(),  # noqa: B008
+        aggregation: AggregationSettings = AggregationSettings(),  # noqa: B008
+        correction: CorrectionSettings = CorrectionSettings(),  # noqa: B008
+        overlong: OverlongSettings = OverlongSettings(),  # noqa: B008
+    ) -> None:
+        super().__init__(kl_coefficient, ratio, kl, aggregation, correction, overlong)
+        self.clip = clip
+
+    def surrogate(self, log_ratios: Tensor, inputs: LossInputs) -> Surrogate:
+        """Return the clipped surrogate; arguments as in the base class."""
+        return clipped(log_ratios, inputs.advantages, self.clip)
+
+
+def per_token(values: Tensor, mask: Tensor) -> Tensor:
+    """Give each token the value of its completion: shape (B, G) to (N, C)."""
+    return values.flatten().unsqueeze(1).expand(mask.shape)
+
+
+def at_last_token(values: Tensor, mask: Tensor) -> Tensor:
+    """Put the value of each completion on its last token: shape (B, G) to (N, C)."""
+    lengths = mask.sum(dim=1, keepdim=True)
+    last = torch.arange(mask.shape[1], device=mask.device) == lengths - 1
+    return torch.where(last, values.flatten().unsqueeze(1), torch.zeros_like(values[:1, :1]))
+
+
+def refuse_groups_of_one(group_size: int) -> None:
+    """Raise `ConfigError` unless completions of one question can be compared."""
+    if group_size < 2:
+        raise ConfigError(
+            f"group_size is {group_size}, but advantages compare the completions of one "
+            "question with each other; set group_size to 2 or more."
+        )
+
+
+def _without_padding(inputs: LossInputs) -> LossInputs:
+    """Return the inputs with 0 on padding, so that nothing there reaches loss or gradient."""
+
+    def clean(values: Tensor) -> Tensor:
+        return torch.where(inputs.mask, values, torch.zeros_like(values))
+
+    reference = inputs.ref_logprobs
+    return replace(
+        inputs,
+        logprobs=clean(inputs.logprobs),
+        old_logprobs=clean(inputs.old_logprobs),
+        ref_logprobs=None if reference is None else clean(reference),
+        advantages=clean(inputs.advantages),
+    )
+
+
+def _statistics(inputs: LossInputs, log_ratios: Tensor, surrogate: Surrogate) -> dict[str, Tensor]:
+    mask, logprobs = inputs.mask, inputs.logprobs.detach()
+    low, high = (surrogate.low & mask).sum(), (surrogate.high & mask).sum()
+    return {
+        "tokens": mask.sum(),
+        "clipped": low + high,
+        "clipped_low": low,
+        "clipped_high": high,
+        "ratio": (log_ratios.detach().exp() * mask).sum(),
+        "old_kl": k3_divergence(logprobs, inputs.old_logprobs, mask).sum(),
+        "surprisal": -(logprobs * mask).sum(),
+    }
