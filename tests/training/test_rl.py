@@ -129,6 +129,7 @@ class Seeds(InProcess):
     """An engine that remembers the seeds it was given."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen: list[int] = []
 
     def sample(

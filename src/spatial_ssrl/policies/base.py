@@ -71,11 +71,14 @@ class PolicyBackbone(nn.Module, ABC):
     Attributes:
         shares_prompts: Whether scoring reads each prompt once per group; False repeats it for
             each completion, for models that sharing does not hold for.
+        keeps_prompts_once: Whether states made `for_sampling` keep each prompt once, however many
+            rows continue it.
         tokens: What sampling and scoring have read since it was last set; only ever added to,
             so whoever logs it takes differences or sets it back.
     """
 
     shares_prompts: bool = True
+    keeps_prompts_once: bool = False
     tokens: TokenCount = TokenCount()
 
     @abstractmethod
@@ -112,6 +115,14 @@ class PolicyBackbone(nn.Module, ABC):
         Returns:
             The state after the tokens, and the last hidden state at each of them, (R, K, d).
         """
+
+    def for_sampling(self, state: ReadState) -> ReadState:
+        """Return a state that continues as this one does, without gradient, token by token.
+
+        What is cheapest to select rows of and to extend by single tokens; the state itself
+        where a policy knows nothing better.
+        """
+        return state
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:

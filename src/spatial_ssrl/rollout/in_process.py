@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
-from spatial_ssrl.core.seeding import seed_for
+from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies.base import PolicyBackbone
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.sampling import SamplingSettings, adjusted_logits
 from spatial_ssrl.rollout.base import ROLLOUTS, RolloutEngine
+from spatial_ssrl.rollout.noise import completion_numbers
+from spatial_ssrl.rollout.parts import parts
+from spatial_ssrl.rollout.stops import StopTexts
 
 
 @ROLLOUTS.register("in_process")
@@ -23,8 +25,25 @@ class InProcess(RolloutEngine):
     Completions of a group that agree so far share one row of the key-value cache: the prompt is
     read once, the cache grows a row only where completions part, and completions that ended
     leave the batch. The distribution is that of independent sampling, because each completion
-    draws its own random numbers.
+    draws its own random numbers. These are named by seed, question and completion alone, so a
+    completion depends neither on the rest of the batch nor on how it is split.
+
+    Args:
+        batch_tokens: Most tokens whose keys and values are kept at once, counted as if every
+            completion reached the length limit; a batch that needs more is sampled in parts,
+            which changes memory and time, not completions. None samples all at once.
+
+    Raises:
+        ConfigError: If `batch_tokens` is less than 1.
     """
+
+    def __init__(self, batch_tokens: int | None = None) -> None:
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ConfigError(
+                f"batch_tokens must be at least 1, got {batch_tokens}; "
+                "leave it out to set no limit."
+            )
+        self.batch_tokens = batch_tokens
 
     @torch.no_grad()
     def sample(
@@ -36,20 +55,21 @@ class InProcess(RolloutEngine):
         seed: int,
     ) -> Rollouts:
         """Sample `group_size` completions of each prompt; see `RolloutEngine.sample`."""
-        count, limit = len(prompts) * group_size, sampling.max_new_tokens
-        device = prompts.input_ids.device
-        uniform = _uniform(prompts, group_size, limit, seed)
-        draw = _Draw(
-            uniform=uniform.to(device),
-            tokens=torch.zeros(count, limit, dtype=torch.long, device=device),
-            mask=torch.zeros(count, limit, dtype=torch.bool, device=device),
-            logprobs=torch.zeros(count, limit, device=device),
-            truncated=torch.zeros(count, dtype=torch.bool, device=device),
-        )
-        for rows in prompts.alike():
-            part = policy.select(prompts, rows) if len(rows) < len(prompts) else prompts
-            questions = torch.tensor(rows, device=device)
-            _sample_part(policy, part, questions, group_size, sampling, draw)
+        draw = _Draw.start(prompts, group_size, sampling, seed)
+        for part in parts(
+            prompts,
+            group_size,
+            sampling.max_new_tokens,
+            self.batch_tokens,
+            policy.keeps_prompts_once,
+        ):
+            few = len(part.questions) < len(prompts)
+            chosen = policy.select(prompts, part.questions) if few else prompts
+            device = prompts.input_ids.device
+            questions = torch.tensor(part.questions, device=device)
+            completions = torch.arange(part.first, part.stop, device=device)
+            live = (questions.unsqueeze(1) * group_size + completions).flatten()
+            _sample_part(policy, chosen, live, sampling, draw)
         width = int(draw.mask.sum(1).max())
         tokens, mask = draw.tokens[:, :width], draw.mask[:, :width]
         policy.tokens += TokenCount(repeated=repeated_tokens(prompts, mask))
@@ -63,27 +83,12 @@ class InProcess(RolloutEngine):
         )
 
 
-def _uniform(prompts: PromptBatch, group_size: int, limit: int, seed: int) -> Tensor:
-    """Return the random numbers of each completion, shape (N, limit), float64, on the CPU.
-
-    Named by the question, so that they depend neither on the device, nor on which other questions
-    share the batch or the process, nor on when other completions end.
-    """
-    rows, seen = [], Counter[str]()
-    for question in prompts.questions:
-        number = seed_for(seed, question.uid, seen[question.uid])
-        seen[question.uid] += 1
-        generator = torch.Generator().manual_seed(number)
-        rows.append(torch.rand(group_size, limit, generator=generator, dtype=torch.float64))
-    return torch.cat(rows)
-
-
 @dataclass(frozen=True, slots=True)
 class _Draw:
     """The completions being drawn, one row each: N rows, at most C tokens.
 
     Args:
-        uniform: Random numbers in [0, 1), shape (N, C), float64.
+        uniform: Random numbers in [0, 1), shape (N, C), float64; zeros when none are drawn.
         tokens: Shape (N, C), int64.
         mask: Shape (N, C), bool.
         logprobs: Shape (N, C), float32.
@@ -96,27 +101,45 @@ class _Draw:
     logprobs: Tensor
     truncated: Tensor
 
+    @staticmethod
+    def start(
+        prompts: PromptBatch, group_size: int, sampling: SamplingSettings, seed: int
+    ) -> _Draw:
+        """Return empty completions and the numbers they will be drawn with."""
+        shape = (len(prompts) * group_size, sampling.max_new_tokens)
+        device = prompts.input_ids.device
+        uids = [question.uid for question in prompts.questions]
+        greedy = sampling.temperature == 0
+        return _Draw(
+            uniform=torch.zeros(1, dtype=torch.float64).expand(shape)
+            if greedy
+            else completion_numbers(seed, uids, group_size, sampling.max_new_tokens).to(device),
+            tokens=torch.zeros(shape, dtype=torch.long, device=device),
+            mask=torch.zeros(shape, dtype=torch.bool, device=device),
+            logprobs=torch.zeros(shape, device=device),
+            truncated=torch.zeros(shape[0], dtype=torch.bool, device=device),
+        )
+
 
 def _sample_part(
     policy: PolicyBackbone,
     prompts: PromptBatch,
-    questions: Tensor,
-    group_size: int,
+    live: Tensor,
     sampling: SamplingSettings,
     draw: _Draw,
 ) -> None:
-    """Draw the completions of some prompts, numbered `questions` in the whole batch."""
-    device, limit = questions.device, sampling.max_new_tokens
-    ends = torch.tensor(policy.end_token_ids, device=device)
-    state = policy.read(prompts)
-    live = (questions.unsqueeze(1) * group_size + torch.arange(group_size, device=device)).flatten()
-    row = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
+    """Draw completions `live` of `draw`, as many of each prompt, in the order of the prompts."""
+    device, limit = live.device, sampling.max_new_tokens
+    ends = torch.tensor(policy.end_token_ids, dtype=torch.long, device=device)
+    stops = StopTexts(policy, sampling.stop)
+    state = policy.for_sampling(policy.read(prompts))
+    row = torch.arange(len(prompts), device=device).repeat_interleave(len(live) // len(prompts))
     for step in range(limit):
         scores = policy.logits(state.hidden)
         chosen, logprobs = _choose(scores, row, draw.uniform[live, step], sampling)
         draw.tokens[live, step], draw.mask[live, step] = chosen, True
         draw.logprobs[live, step] = logprobs
-        going = ~torch.isin(chosen, ends)
+        going = ~torch.isin(chosen, ends) & ~stops.completed(draw.tokens[live, : step + 1])
         live, row, chosen = live[going], row[going], chosen[going]
         if len(live) == 0 or step == limit - 1:
             break
@@ -147,13 +170,26 @@ def _choose(
         best = scores.argmax(dim=-1)
         return best[row], torch.zeros(len(row), device=scores.device)
     logprobs = adjusted_logits(scores, sampling).log_softmax(dim=-1)
-    cumulative = logprobs.double().exp().cumsum(dim=-1)[row]
+    cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
+    # The numbers are brought to the rows, which costs nothing; the rows of a large vocabulary
+    # would have to be copied to the numbers.
+    place = _rank(row, len(scores))
+    wanted = uniform.new_zeros(len(scores), int(place.max()) + 1)
+    wanted[row, place] = uniform * cumulative[row, -1]
     # right=True finds the first token whose sum exceeds the number: never one of zero mass.
-    drawn = torch.searchsorted(
-        cumulative, (uniform * cumulative[:, -1]).unsqueeze(1), right=True
-    ).squeeze(1)
+    drawn = torch.searchsorted(cumulative, wanted, right=True)[row, place]
     drawn = drawn.clamp(max=scores.shape[-1] - 1)
     return drawn, logprobs[row, drawn]
+
+
+def _rank(row: Tensor, rows: int) -> Tensor:
+    """Return how many of the entries before each one have the same row, shape (L,), int64."""
+    order = row.argsort(stable=True)
+    counts = torch.bincount(row, minlength=rows)
+    starts = counts.cumsum(0) - counts
+    rank = torch.empty_like(row)
+    rank[order] = torch.arange(len(row), device=row.device) - starts[row[order]]
+    return rank
 
 
 def _is_identity(parents: Tensor, rows: int) -> bool:
