@@ -1,0 +1,70 @@
+"""Weights for samplers that compute otherwise than the policy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from spatial_ssrl.algorithms import GRPO, CorrectionSettings
+from spatial_ssrl.algorithms.correction import correction_weights
+from spatial_ssrl.core.batches import LossInputs
+from support.golden import LENGTHS, LOGPROBS, MASK, OLD, SAMPLING
+
+FREE = {"low": None, "high": None}
+
+
+def test_ratios_equal_reference_values() -> None:
+    token, outside = correction_weights(OLD, SAMPLING, MASK, CorrectionSettings("token", **FREE))
+    assert token[0].tolist() == pytest.approx([0.951229, 1.105171, 1, 0.818731, 1], abs=1e-6)
+    assert not outside.any()
+    expected = {
+        "sequence_product": [0.860708, 0.778801, 1.349859, 0.22313],
+        "sequence_mean": [0.970446, 0.920044, 1.077884, 0.472367],
+    }
+    for level, values in expected.items():
+        how = CorrectionSettings(level, **FREE)  # type: ignore[arg-type]
+        found, _ = correction_weights(OLD, SAMPLING, MASK, how)
+        assert found[:, 0].tolist() == pytest.approx(values, abs=1e-6)
+        assert torch.equal(found[:, 0], found[:, 1])
+
+
+@pytest.mark.parametrize("outside", ["truncate", "mask"])
+def test_bounds_against_a_loop(outside: str) -> None:
+    how = CorrectionSettings("token", outside, 0.8, 1.2)  # type: ignore[arg-type]
+    weights, changed = correction_weights(OLD, SAMPLING, MASK, how)
+    for row, column in MASK.nonzero().tolist():
+        ratio = math.exp(float(OLD[row, column] - SAMPLING[row, column]))
+        inside = 0.8 <= ratio <= 1.2
+        expected = min(max(ratio, 0.8), 1.2) if outside == "truncate" else ratio * inside
+        assert weights[row, column].item() == pytest.approx(expected)
+        assert bool(changed[row, column]) is not inside
+    assert changed.any()
+    assert not changed[~MASK].any()
+
+
+def test_an_unknown_sampling_probability_counts_as_no_difference() -> None:
+    sampling = SAMPLING.clone()
+    sampling[0, 1] = torch.nan
+    for level in ("token", "sequence_product", "sequence_mean"):
+        how = CorrectionSettings(level, **FREE)  # type: ignore[arg-type]
+        found, _ = correction_weights(OLD, sampling, MASK, how)
+        same = SAMPLING.clone()
+        same[0, 1] = OLD[0, 1]
+        expected, _ = correction_weights(OLD, same, MASK, how)
+        assert torch.equal(found, expected)
+
+
+def test_statistics_and_needs() -> None:
+    algorithm = GRPO(kl_coefficient=0.0, correction=CorrectionSettings("token", "mask", high=1.1))
+    assert algorithm.needs_old_scores
+    assert not GRPO().needs_old_scores
+    inputs = LossInputs(LOGPROBS, OLD, None, SAMPLING, torch.ones_like(OLD), MASK)
+    stats = algorithm.loss(inputs, algorithm.normaliser(LENGTHS)).stats
+    weights, changed = correction_weights(OLD, SAMPLING, MASK, algorithm.correction)
+    assert stats["correction"].item() == pytest.approx(weights[MASK].sum().item())
+    assert int(stats["corrected"]) == int(changed.sum()) > 0
+    unknown = LossInputs(LOGPROBS, OLD, None, None, torch.ones_like(OLD), MASK)
+    with pytest.raises(ValueError, match=r'set correction.level to "none"'):
+        algorithm.loss(unknown, 4.0)
