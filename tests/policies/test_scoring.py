@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
-from spatial_ssrl.policies import ReadState, SamplingSettings, TinyVLM, scoring
+from spatial_ssrl.policies import SamplingSettings, TinyVLM, scoring
 from spatial_ssrl.policies.repeated import repeated_logprobs
 from spatial_ssrl.policies.scoring import completion_logprobs
 from support.oracles import plain_logprobs, random_completions, rollouts_of
@@ -59,17 +59,17 @@ def assert_same_gradients(found: list[Tensor], wanted: list[Tensor]) -> None:
         torch.testing.assert_close(one, other, atol=2e-5 * scale, rtol=1e-3)
 
 
-def watched_shapes(policy: TinyVLM, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Return a list that fills with the shapes of the tokens read after the prompts."""
-    shapes: list[tuple[int, ...]] = []
-    read_on = policy.read_on
-
-    def watched(state: ReadState, tokens: Tensor, mask: Tensor) -> tuple[ReadState, Tensor]:
-        shapes.append(tuple(tokens.shape))
-        return read_on(state, tokens, mask)
-
-    monkeypatch.setattr(policy, "read_on", watched)
-    return shapes
+def read_after_prompts(policy: TinyVLM, prompts: PromptBatch, rollouts: Rollouts) -> list[int]:
+    """Return the tokens the model reads after those of the prompts when completions are scored."""
+    read: list[Tensor] = []
+    hook = policy.network.model.register_forward_pre_hook(
+        lambda module, args, inputs: read.append(inputs["input_ids"].flatten()), with_kwargs=True
+    )
+    with hook, torch.no_grad():
+        completion_logprobs(policy, prompts, rollouts)
+    assert len(read) == 1
+    after: list[int] = read[0][prompts.input_ids.numel() :].tolist()
+    return after
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -124,16 +124,17 @@ def test_equal_completions_count_as_often_as_they_occur(
 
 
 def test_equal_completions_are_computed_once(
-    policy: TinyVLM,
-    prompts: PromptBatch,
-    rollouts: Rollouts,
-    monkeypatch: pytest.MonkeyPatch,
+    policy: TinyVLM, prompts: PromptBatch, rollouts: Rollouts
 ) -> None:
-    shapes = watched_shapes(policy, monkeypatch)
-    with torch.no_grad():
-        completion_logprobs(policy, prompts, rollouts)
+    read = [token for token in read_after_prompts(policy, prompts, rollouts) if token]
     # Rows 1, 3 repeat row 0 and row 10 repeats row 9; row 5 answers another question.
-    assert shapes == [(len(rollouts) - 3, int(rollouts.mask.sum(1).max()) - 1)]
+    wanted = [
+        token
+        for row in range(len(rollouts))
+        if row not in (1, 3, 10)
+        for token in rollouts.tokens[row, rollouts.mask[row]][:-1].tolist()
+    ]
+    assert sorted(read) == sorted(wanted)
 
 
 @pytest.mark.parametrize("tokens_per_chunk", [1, 7])
@@ -156,6 +157,7 @@ def test_vocabulary_in_chunks_changes_nothing(
 
     monkeypatch.setattr(policy, "logits", watched)
     monkeypatch.setattr(scoring, "_LOGITS_PER_CHUNK", tokens_per_chunk * policy.vocabulary_size)
+    monkeypatch.setattr(scoring, "_LOGITS_KEPT", 0)
     chunked = completion_logprobs(policy, prompts, rollouts, SamplingSettings(temperature=0.8))
     torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=1e-6)
     assert max(most) <= tokens_per_chunk
@@ -183,13 +185,25 @@ def test_completions_of_one_token_and_of_none(policy: TinyVLM, prompts: PromptBa
         assert torch.equal(nothing, torch.zeros(3, 1))
 
 
-def test_padding_columns_are_not_computed(
-    policy: TinyVLM, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_padding_columns_are_not_computed(policy: TinyVLM, prompts: PromptBatch) -> None:
     tokens = torch.full((3, 50), 20)
     mask = torch.arange(50) < torch.tensor([[2], [1], [3]])
-    shapes = watched_shapes(policy, monkeypatch)
+    rollouts = rollouts_of(tokens, mask, 1)
     with torch.no_grad():
-        scored = completion_logprobs(policy, prompts, rollouts_of(tokens, mask, 1))
+        scored = completion_logprobs(policy, prompts, rollouts)
     assert scored.shape == (3, 50)
-    assert shapes == [(3, 2)]
+    # One token of the first and two of the third, each in a row of two; the last predict nothing.
+    assert read_after_prompts(policy, prompts, rollouts) == [20, 0, 20, 20]
+
+
+def test_equal_runs_are_equal_to_the_last_bit(
+    policy: TinyVLM, prompts: PromptBatch, rollouts: Rollouts
+) -> None:
+    first, second = (
+        gradients(
+            policy,
+            (completion_logprobs(policy, prompts, rollouts) * weights_of_tokens(rollouts)).sum(),
+        )
+        for _ in range(2)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))

@@ -9,6 +9,7 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from spatial_ssrl.core.batches import PromptBatch
@@ -22,6 +23,15 @@ _SHAREABLE_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_a
 
 # Method of inner models that count pictures along three axes (the Qwen-VL kind).
 _ROPE_INDEX = "get_rope_index"
+
+# Settings that say how far layers of a kind see, in tokens.
+_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+
+# Inputs of models that let pictures see one another both ways, or attend to them apart.
+_OTHER_ATTENTION = frozenset({"token_type_ids", "cross_attention_mask"})
+
+# Method of inner models whose prompts are read both ways: which tokens those are.
+_IN_PROMPT = "in_prompt"
 
 # Processor outputs with one entry per prompt token; 0 stands for text.
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
@@ -131,10 +141,63 @@ def next_positions(inner: nn.Module, position: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Position ids, shape (R, K), or (3, R, K) where text counts along three axes at once.
     """
-    positions = position[:, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
+    return along_axes(inner, position[:, None] + (mask.long().cumsum(-1) - 1).clamp(min=0))
+
+
+def along_axes(inner: nn.Module, positions: Tensor) -> Tensor:
+    """Return positions of text, shape (..., K), as the model takes them.
+
+    Returns:
+        The same, or shape (3, ..., K) where text counts along three axes at once.
+    """
     if hasattr(inner, _ROPE_INDEX):
-        return positions[None].expand(3, -1, -1)
+        return positions[None].expand(3, *positions.shape)
     return positions
+
+
+def both_ways(inner: nn.Module, prompts: PromptBatch) -> Tensor | None:
+    """Return which prompt tokens see one another both ways, shape (B, P), bool; None if none."""
+    in_prompt: Callable[[Tensor], Tensor] | None = getattr(inner, _IN_PROMPT, None)
+    return None if in_prompt is None else in_prompt(prompts.input_ids) & prompts.attention_mask
+
+
+def in_one_row(prompts: PromptBatch, known: frozenset[str], added: int) -> dict[str, Tensor]:
+    """Return what a model takes besides tokens when all prompts are read as one sequence.
+
+    Args:
+        prompts: B prompts of P tokens.
+        known: Argument names the model takes.
+        added: Tokens that follow the prompts, all of them text.
+    """
+    inputs = {}
+    for name, value in prompts.vision.items():
+        if name not in known:
+            continue
+        per_token = name in PER_TOKEN and value.shape == prompts.input_ids.shape
+        inputs[name] = functional.pad(value.reshape(1, -1), (0, added)) if per_token else value
+    return inputs
+
+
+def can_share(network: PreTrainedModel, longest: int) -> bool:
+    """Return whether completions may see their prompt by `shared_attention`.
+
+    Not where attention is more than "all real tokens before me": windows shorter than the
+    sequences, pictures read both ways, cross-attention to pictures.
+
+    Args:
+        network: The model.
+        longest: Tokens of the longest prompt and completion together.
+    """
+    text = network.config.get_text_config()
+    decoder = network.get_decoder()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    limits = [getattr(text, name, None) for kind, name in _WINDOWS.items() if kind in kinds]
+    return (
+        getattr(decoder, "_supports_attention_backend", False)
+        and not getattr(text, "use_bidirectional_attention", None)
+        and not accepted_inputs(network) & _OTHER_ATTENTION
+        and all(limit is None or longest <= limit for limit in limits)
+    )
 
 
 def media_token_ids(

@@ -27,7 +27,8 @@ from spatial_ssrl.policies.quantization import (
     keep_differentiable,
     quantization_config,
 )
-from spatial_ssrl.policies.repeated import prepare_recomputation, repeated_logprobs
+from spatial_ssrl.policies.recomputation import prepare_recomputation
+from spatial_ssrl.policies.repeated import repeated_logprobs
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import completion_logprobs
 
@@ -51,8 +52,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         freeze_vision: Train nothing in the vision tower.
         min_pixels: Pictures with fewer pixels are enlarged to about as many.
         max_pixels: Pictures with more pixels are shrunk to at most as many.
-        gradient_checkpointing: Recompute activations in the backward pass, which saves memory;
-            each prompt is then read once per completion, not once per group.
+        gradient_checkpointing: Recompute activations in the backward pass, which saves memory
+            and costs about a third more time.
 
     Raises:
         ConfigError: If 4-bit weights are to be trained in full, or the pixel bounds cross.
@@ -95,7 +96,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._model: PreTrainedModel | PeftModel | None = None
         self._processor: ProcessorMixin | None = None
         self._reference: dict[str, Tensor] | None = None
-        self._inputs: frozenset[str] = frozenset()
+        self.inputs: frozenset[str] = frozenset()
         self._media: tuple[int, ...] = ()
         self._unsayable: tuple[int, ...] = ()
 
@@ -128,7 +129,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             return
         network = self._build_model()
         families.require_attention_only(network)
-        self._inputs = families.accepted_inputs(network)
+        self.inputs = families.accepted_inputs(network)
         self._media = families.media_token_ids(network, self.processor, self.tokenizer)
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
         width = int(network.get_output_embeddings().weight.shape[0])
@@ -206,7 +207,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            **{name: value for name, value in prompts.vision.items() if name in self._inputs},
+            **{name: value for name, value in prompts.vision.items() if name in self.inputs},
         )
         return ReadState(
             cache=cache,
@@ -265,7 +266,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     ) -> Tensor:
         """Return the log-probability of each completion token, shape (N, C), float32."""
         self.tokens += TokenCount(repeated=repeated_tokens(prompts, rollouts.mask))
-        shared = self.shares_prompts and not self.gradient_checkpointing
+        longest = prompts.input_ids.shape[1] + rollouts.tokens.shape[1]
+        shared = self.shares_prompts and families.can_share(self.network, longest)
         score = completion_logprobs if shared else repeated_logprobs
         return score(self, prompts, rollouts, sampling)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
-from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import families
 from spatial_ssrl.policies.counting import TokenCount
+from spatial_ssrl.policies.recomputation import recomputed
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import token_logprobs
 
@@ -30,8 +28,8 @@ def repeated_logprobs(
 ) -> Tensor:
     """Return the log-probability of each completion token, the prompt read once per row.
 
-    Slower than shared reading by about the group size, but keeps no cache, so that
-    activations can be recomputed layer by layer in the backward pass.
+    What shared reading must agree with, and the way for models that sharing does not hold for;
+    slower by about the group size.
 
     Args:
         policy: The policy, loaded.
@@ -51,7 +49,7 @@ def repeated_logprobs(
     length = repeated.input_ids.shape[1]
     computed = repeated.input_ids.numel() + rollouts.tokens.numel()
     policy.tokens += TokenCount(computed=computed)
-    with _recomputed(policy.network):
+    with recomputed(policy.network):
         output = inner(
             input_ids=torch.cat([repeated.input_ids, rollouts.tokens], dim=1),
             attention_mask=torch.cat([repeated.attention_mask, rollouts.mask], dim=1).long(),
@@ -78,48 +76,3 @@ def _extended(
         per_token = name in families.PER_TOKEN and value.shape[1] == length
         inputs[name] = functional.pad(value, (0, added)) if per_token else value
     return inputs
-
-
-def prepare_recomputation(network: PreTrainedModel) -> None:
-    """Make the layers of a model ready to recompute activations, without doing so yet.
-
-    Raises:
-        ConfigError: If the model does not support it.
-    """
-    if not network.supports_gradient_checkpointing:
-        raise ConfigError(
-            f"gradient_checkpointing: {type(network).__name__} does not support it; set it to "
-            "false."
-        )
-    # Newer transformers have another name for it and warn at the old one.
-    enable = getattr(network, "activation_checkpointing_enable", None)
-    (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
-    for layer in _checkpointed(network):
-        layer.gradient_checkpointing = False  # type: ignore[assignment]
-
-
-@contextmanager
-def _recomputed(network: nn.Module) -> Iterator[None]:
-    """Let prepared layers recompute activations inside the context, in eval mode too.
-
-    transformers does so only in training mode and drops the cache then. Marking the layers
-    themselves, not what is inside them, leaves dropout as it is; unmarking them afterwards
-    keeps the cache for everyone else.
-    """
-    layers = [(layer, layer.training) for layer in _checkpointed(network)]
-    try:
-        for layer, _ in layers:
-            layer.gradient_checkpointing = True  # type: ignore[assignment]
-            layer.training = True
-        yield
-    finally:
-        for layer, training in layers:
-            layer.gradient_checkpointing = False  # type: ignore[assignment]
-            layer.training = training
-
-
-def _checkpointed(network: nn.Module) -> list[nn.Module]:
-    # The function is set only on layers that checkpoint, by transformers' own switch.
-    return [
-        module for module in network.modules() if "_gradient_checkpointing_func" in vars(module)
-    ]

@@ -212,7 +212,7 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, cached:]
         output: BaseModelOutputWithPast = self.language_model(
             inputs_embeds=embeds,
-            attention_mask=self._mask(input_ids, attention_mask.bool(), cached),
+            attention_mask=self._mask(input_ids, attention_mask, cached),
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -220,19 +220,30 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
         )
         return output
 
-    def _mask(self, input_ids: Tensor, attention_mask: Tensor, cached: int) -> Tensor:
-        """Return which key each query sees, (R, 1, T, cached + T): both ways within a prompt.
+    def in_prompt(self, input_ids: Tensor) -> Tensor:
+        """Return which tokens belong to the prompts, shape (R, T), bool.
 
         The first end mark of a row ends its prompt: a completion that contains the mark must
         not change what was computed before it.
         """
+        ends = (input_ids == self.config.prompt_end_token_id).long()
+        before_end: Tensor = ends.cumsum(1) - ends == 0
+        return before_end & ends.any(1, keepdim=True)
+
+    def _mask(self, input_ids: Tensor, attention_mask: Tensor, cached: int) -> Tensor:
+        """Return which key each query sees, (R, 1, T, cached + T): both ways within a prompt.
+
+        A ready mask, of four dimensions, is taken as it is.
+        """
+        if attention_mask.dim() == 4:
+            return attention_mask
+        attention_mask = attention_mask.bool()
         length = input_ids.shape[1]
         keys = torch.arange(cached + length, device=input_ids.device)
         queries = keys[cached:]
         visible = keys <= queries.unsqueeze(-1)
         if cached == 0:
-            ends = (input_ids == self.config.prompt_end_token_id).long()
-            in_prompt = (ends.cumsum(1) - ends == 0) & ends.any(1, keepdim=True)
+            in_prompt = self.in_prompt(input_ids)
             both_ways = in_prompt.unsqueeze(1) & in_prompt.unsqueeze(2)
             visible = visible | both_ways
         # A padding query sees everything, so that no softmax is empty; nobody sees it back.
