@@ -226,8 +226,9 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
         The first end mark of a row ends its prompt: a completion that contains the mark must
         not change what was computed before it.
         """
-        ends = (input_ids == self.config.prompt_end_token_id).long()
-        before_end: Tensor = ends.cumsum(1) - ends == 0
+        is_end: Tensor = input_ids == self.config.prompt_end_token_id
+        ends = is_end.long()
+        before_end = ends.cumsum(1) - ends == 0
         return before_end & ends.any(1, keepdim=True)
 
     def _mask(self, input_ids: Tensor, attention_mask: Tensor, cached: int) -> Tensor:
