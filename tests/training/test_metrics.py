@@ -9,6 +9,7 @@ import torch
 
 from spatial_ssrl.core.batches import Rollouts
 from spatial_ssrl.core.questions import Question, Verdict
+from spatial_ssrl.training.groups import Groups
 from spatial_ssrl.training.metrics import Metrics, StageTimer, reported, rollout_metrics
 
 
@@ -36,6 +37,15 @@ def rollouts(lengths: list[int], group_size: int, truncated: list[bool]) -> Roll
     )
 
 
+def groups(
+    questions: tuple[Question, ...],
+    completions: Rollouts,
+    verdicts: list[Verdict],
+    signal: torch.Tensor,
+) -> Groups:
+    return Groups(questions, completions, tuple(verdicts), None, signal, signal)
+
+
 QUESTIONS = (question("turn", 0.25), question("order", 0.5), question("turn", 0.75))
 LENGTHS = [3, 5, 2, 2, 7, 1]
 RIGHT = [1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
@@ -46,7 +56,7 @@ def whole() -> Metrics:
     verdicts = [Verdict(0.9 * right, {"accuracy": right}) for right in RIGHT]
     verdicts[4] = replace(verdicts[4], parts={"accuracy": 1.0, "format": 0.5})
     cut = [False, True, False, False, False, False]
-    return rollout_metrics(QUESTIONS, rollouts(LENGTHS, 2, cut), verdicts, SIGNAL)
+    return rollout_metrics(groups(QUESTIONS, rollouts(LENGTHS, 2, cut), verdicts, SIGNAL))
 
 
 def test_what_a_batch_shows_by_hand() -> None:
@@ -71,13 +81,13 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
     verdicts[4] = replace(verdicts[4], parts={"accuracy": 1.0, "format": 0.5})
     cut = [False, True, False, False, False, False]
     first = rollout_metrics(
-        QUESTIONS[:1], rollouts(LENGTHS[:2], 2, cut[:2]), verdicts[:2], SIGNAL[:1]
+        groups(QUESTIONS[:1], rollouts(LENGTHS[:2], 2, cut[:2]), verdicts[:2], SIGNAL[:1])
     )
     # As another process would send it.
     second = pickle.loads(
         pickle.dumps(
             rollout_metrics(
-                QUESTIONS[1:], rollouts(LENGTHS[2:], 2, cut[2:]), verdicts[2:], SIGNAL[1:]
+                groups(QUESTIONS[1:], rollouts(LENGTHS[2:], 2, cut[2:]), verdicts[2:], SIGNAL[1:])
             ).settled()
         )
     )
@@ -88,7 +98,7 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
 def test_a_task_that_is_all_guessing_has_no_share_above_chance() -> None:
     certain = (question("sure", 1.0),)
     metrics = rollout_metrics(
-        certain, rollouts([1], 1, [False]), [Verdict(1.0, {})], torch.tensor([True])
+        groups(certain, rollouts([1], 1, [False]), [Verdict(1.0, {})], torch.tensor([True]))
     )
     assert "above_chance/sure" not in reported(metrics)
 

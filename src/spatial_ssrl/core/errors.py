@@ -33,3 +33,10 @@ class SceneUnreadable(SpatialSSRLError):
 
 class PolicyNotLoaded(SpatialSSRLError):
     """A policy was used before `load()`."""
+
+
+class NotFinite(SpatialSSRLError):
+    """A reward, loss or gradient that is NaN or infinite.
+
+    The message names the step, the question and what to do.
+    """

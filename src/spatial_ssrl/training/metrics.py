@@ -1,6 +1,7 @@
 """Names and reductions of what training logs.
 
-Everything under `train/` describes one training step, over all processes:
+Everything under `train/` describes one training step, over all processes. A step that only
+samples, because its update waits for more groups with signal, logs nothing of an update.
 
 | name | meaning |
 | --- | --- |
@@ -12,6 +13,7 @@ Everything under `train/` describes one training step, over all processes:
 | `flat_groups` | share of groups without signal, such as those whose rewards are all equal |
 | `flat_groups/<task>` | the same among the groups of one task |
 | `groups_used` | groups the update learned from |
+| `groups_waiting` | groups with signal that wait for a later update |
 | `completions`, `tokens` | completions sampled, and their tokens |
 | `length`, `length_max` | mean and largest length of a completion, in tokens |
 | `truncated` | share of completions cut by the length limit |
@@ -38,15 +40,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from spatial_ssrl.core.batches import Rollouts
-from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.training.distributed import gather
+from spatial_ssrl.training.groups import Groups
 from spatial_ssrl.training.held_out import is_correct
 
 Number = float | Tensor
@@ -149,20 +150,9 @@ def reported(metrics: Metrics) -> dict[str, float]:
     return values | _above_chance(values) | _rates(values)
 
 
-def rollout_metrics(
-    questions: Sequence[Question],
-    rollouts: Rollouts,
-    verdicts: Sequence[Verdict],
-    has_signal: Tensor,
-) -> Metrics:
-    """Return what a batch of judged completions shows.
-
-    Args:
-        questions: B questions.
-        rollouts: Their N = B * G completions.
-        verdicts: One of each completion.
-        has_signal: Which questions have completions to learn from, shape (B,), bool.
-    """
+def rollout_metrics(groups: Groups) -> Metrics:
+    """Return what a batch of judged completions shows."""
+    rollouts, questions = groups.rollouts, groups.questions
     metrics, group = Metrics(), rollouts.group_size
     lengths = rollouts.mask.sum(dim=1)
     metrics.count("completions", float(len(rollouts)))
@@ -170,11 +160,11 @@ def rollout_metrics(
     metrics.add("length", lengths.sum(), len(rollouts))
     metrics.peak("length_max", float(lengths.max()))
     metrics.add("truncated", rollouts.truncated.sum(), len(rollouts))
-    for question, signal in zip(questions, has_signal.tolist(), strict=True):
+    for question, signal in zip(questions, groups.has_signal.tolist(), strict=True):
         metrics.add("flat_groups", float(not signal))
         metrics.add(f"flat_groups/{question.task}", float(not signal))
         metrics.add(f"chance/{question.task}", question.chance)
-    for row, verdict in enumerate(verdicts):
+    for row, verdict in enumerate(groups.verdicts):
         metrics.add("reward", verdict.reward)
         metrics.add(f"accuracy/{questions[row // group].task}", float(is_correct(verdict)))
         for name, value in sorted(verdict.parts.items()):

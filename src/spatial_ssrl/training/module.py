@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout import InProcess, RolloutEngine
 from spatial_ssrl.training import distributed
 from spatial_ssrl.training.checkpoint_files import WholeCheckpoints
+from spatial_ssrl.training.failures import REMEDY, stop_if_any
 from spatial_ssrl.training.held_out import AccuracyTally, AnswerRecord, answer_greedily
 from spatial_ssrl.training.precision import (
     check_precision,
@@ -39,6 +40,10 @@ from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers import Verifier, WeightedSum
 
 _POLICY = "policy"
+
+
+class _BadGradient(Exception):
+    """The norm of a gradient is not finite; raised where the optimiser has not stepped yet."""
 
 
 class PolicyModule(LightningModule, ABC):
@@ -174,16 +179,39 @@ class PolicyModule(LightningModule, ABC):
 
     # Updating.
 
-    def step_optimizer(self) -> dict[str, float]:
+    def check_loss(self, loss: Tensor, culprit: Callable[[], str | None]) -> None:
+        """Stop the run when a loss is NaN or infinite.
+
+        Args:
+            loss: Of the whole optimiser step, a scalar.
+            culprit: Says which question's loss or gradient is not finite; asked only if this
+                one is not.
+
+        Raises:
+            NotFinite: In every process, if the loss of any is not finite.
+        """
+        problem = None
+        if not torch.isfinite(loss):
+            together = f"the sum of its questions' losses is {float(loss)}. {REMEDY}"
+            problem = culprit() or together
+        stop_if_any(self.trainer, self.global_step, problem)
+
+    def step_optimizer(self, culprit: Callable[[], str | None]) -> dict[str, float]:
         """Add up the processes' gradients, clip them, step the optimiser and its schedule.
 
         Where losses are scaled (float16), a step whose gradients overflow changes nothing: it
         counts as a step of the run, but not of the schedule, whose rates are for real updates.
 
+        Args:
+            culprit: Says which question's gradient is not finite; asked only if the sum is not.
+
         Returns:
             `grad_norm`, before clipping (left out when the step was skipped), and the learning
             rate `lr` of the step; where losses are scaled also `loss_scale`, and `overflow`,
             which is 1 for a skipped step.
+
+        Raises:
+            NotFinite: If a gradient is not finite; the optimiser has not stepped.
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         if not isinstance(optimizer, LightningOptimizer) or not isinstance(scheduler, LambdaLR):
@@ -192,7 +220,12 @@ class PolicyModule(LightningModule, ABC):
         rate, step = float(optimizer.param_groups[0]["lr"]), self.global_step
         scaler = loss_scaler(self.trainer)
         scale = 1.0 if scaler is None else scaler.get_scale()
-        norm = self._clip_and_step(optimizer)
+        try:
+            norm = self._clip_and_step(optimizer)
+        except _BadGradient as error:
+            together = f"the norm of its gradient is {error}. {REMEDY}"
+            stop_if_any(self.trainer, step, culprit(), otherwise=together)
+            raise
         optimizer.zero_grad(set_to_none=True)
         if scaler is None:
             scheduler.step()
@@ -220,9 +253,14 @@ class PolicyModule(LightningModule, ABC):
         return float(self._grad_norm)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradients: the loss scale of float16 has been divided out by now, not before."""
+        """Clip the gradients: the loss scale of float16 has been divided out by now, not before.
+
+        Infinite ones are refused, but for those of a scaled loss, whose scaler skips the step.
+        """
         parameters = self.trainable_parameters()
         self._grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.update.clip_norm)
+        if loss_scaler(self.trainer) is None and not torch.isfinite(self._grad_norm):
+            raise _BadGradient(float(self._grad_norm))
 
     @contextmanager
     def noise_of_step(self) -> Iterator[None]:
@@ -279,9 +317,14 @@ class PolicyModule(LightningModule, ABC):
         accuracies = self._tally.over_processes().accuracies()
         self.log_dict({f"{stage}/accuracy/{name}": value for name, value in accuracies.items()})
 
+    @property
+    def steps_of_update(self) -> int:
+        """Optimiser steps on one batch of questions."""
+        return 1
+
     def _total_steps(self) -> int | None:
         """Return the optimiser steps of the run, or None when it has no end."""
         if self.trainer.max_steps >= 0:
             return self.trainer.max_steps
         steps = self.trainer.estimated_stepping_batches
-        return None if steps == float("inf") else int(steps) * self.update.inner_epochs
+        return None if steps == float("inf") else int(steps) * self.steps_of_update

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -13,13 +12,16 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from spatial_ssrl.algorithms import Algorithm
-from spatial_ssrl.core.batches import Feedback, PromptBatch, Rollouts, ScoredRollouts
+from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
 from spatial_ssrl.core.errors import ConfigError
-from spatial_ssrl.core.questions import Verdict
+from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.core.seeding import seed_for
 from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
+from spatial_ssrl.training.buffer import GroupBuffer
+from spatial_ssrl.training.failures import bad_reward, stop_if_any
+from spatial_ssrl.training.groups import Groups, feedback_of, of_all_processes
 from spatial_ssrl.training.held_out import answer_greedily, judge
 from spatial_ssrl.training.metrics import (
     Metrics,
@@ -28,10 +30,14 @@ from spatial_ssrl.training.metrics import (
     reported,
     rollout_metrics,
 )
+from spatial_ssrl.training.mini_batches import shares_of
 from spatial_ssrl.training.module import PolicyModule
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
-from spatial_ssrl.training.updates import micro_batches, score_in_micro_batches
+from spatial_ssrl.training.update_loss import UpdateLoss
+from spatial_ssrl.training.updates import score_in_micro_batches
 from spatial_ssrl.verifiers.base import Verifier
+
+_SAMPLING = "sampling"
 
 
 class RLModule(PolicyModule):
@@ -49,7 +55,8 @@ class RLModule(PolicyModule):
         sampling: Length limit and temperature of those completions.
         optimizer: Builds the optimiser from the trainable parameters.
         schedule: Course of the learning rate.
-        update: Micro-batches, inner epochs, clipping, and whether flat groups are dropped.
+        update: Micro-batches, mini-batches, inner epochs, clipping, and what becomes of groups
+            without signal.
         seed: Names the completions drawn; together with the step, never the machine's state.
 
     Raises:
@@ -82,6 +89,8 @@ class RLModule(PolicyModule):
         algorithm.check(group_size, self.verifier.part_weights)
         self.algorithm = algorithm
         self.group_size = group_size
+        self.buffer = GroupBuffer()
+        self.sampled_batches = 0  # Names completions: not every batch leads to a step.
 
     def collator(self) -> Collator:
         """Return the policy's collator, without targets."""
@@ -95,113 +104,173 @@ class RLModule(PolicyModule):
                 pass
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Sample, verify, and update the policy on one batch of questions."""
+        """Sample, verify, and update the policy, unless the update waits for more groups."""
         time = StageTimer()
         with time("sample"):
-            seed = seed_for(self.seed, "rollouts", self.global_step)
-            rollouts = self.rollout.sample(self.policy, batch, self.group_size, self.sampling, seed)
-            greedy = self._greedy_rewards(batch)
+            rollouts, greedy = self._sample(batch)
         with time("verify"):
-            verdicts, feedback = self._verify(batch, rollouts, greedy)
-            signal = self.algorithm.has_signal(feedback)
-            live = self._taking_part(signal)
+            groups = self._judge(batch.questions, rollouts, greedy)
+            metrics = rollout_metrics(groups)
         with time("score"):
-            feedback = self._score(batch, rollouts, feedback, live)
-            scored = self._with_advantages(rollouts, verdicts, feedback)
-        metrics = rollout_metrics(batch.questions, rollouts, verdicts, signal)
-        with time("update"):
-            metrics.merge(self._update(batch, scored, live))
+            groups = self._with_old_logprobs(batch, groups)
+            update = self._groups_of_update(batch, groups)
+            scored = None if update is None else self._with_advantages(*update)
+        if update is not None and scored is not None:
+            with time("update"):
+                metrics.merge(self._update(*update, scored))
+        metrics.count("groups_waiting", len(self.buffer))
         metrics.merge(time.metrics())
         metrics.peak("peak_memory_gib", peak_memory_gib())
         self.log_training(reported(metrics))
 
-    def _greedy_rewards(self, batch: PromptBatch) -> Tensor | None:
-        """Return the reward of each question's most likely completion, (B,), when it is read."""
+    # Sampling and verifying.
+
+    def _sample(self, batch: PromptBatch) -> tuple[Rollouts, Tensor | None]:
+        """Return completions, and the rewards of the most likely ones, (B,), if they are read."""
+        seed = seed_for(self.seed, "rollouts", self.sampled_batches)
+        self.sampled_batches += 1
+        rollouts = self.rollout.sample(self.policy, batch, self.group_size, self.sampling, seed)
         if not self.algorithm.needs_greedy:
-            return None
+            return rollouts, None
         records = answer_greedily(self.policy, self.rollout, self.verifier, batch, self.sampling)
-        return torch.tensor([record.reward for record in records], device=self.device)
+        greedy = [Verdict(record.reward, {}) for record in records]
+        self._refuse(bad_reward(batch.questions, greedy, 1, type(self.verifier).__name__))
+        return rollouts, torch.tensor([verdict.reward for verdict in greedy], device=self.device)
 
-    def _verify(
-        self, batch: PromptBatch, rollouts: Rollouts, greedy: Tensor | None
-    ) -> tuple[tuple[Verdict, ...], Feedback]:
-        """Judge completions; return the verdicts, and rewards as tensors."""
-        verdicts = judge(self.verifier, batch.questions, rollouts)
-        shape = (len(batch), self.group_size)
-
-        def tensor(values: Iterable[float]) -> Tensor:
-            return torch.tensor(list(values), dtype=torch.float32, device=self.device).view(shape)
-
-        names = sorted({name for verdict in verdicts for name in verdict.parts})
-        return verdicts, Feedback(
-            rewards=tensor(verdict.reward for verdict in verdicts),
-            parts={name: tensor(v.parts.get(name, math.nan) for v in verdicts) for name in names},
-            weights=self.verifier.part_weights,
-            mask=rollouts.mask,
-            greedy_rewards=greedy,
-            truncated=rollouts.truncated,
-        )
-
-    def _taking_part(self, signal: Tensor) -> list[int]:
-        """Return the questions an update learns from."""
-        if not self.update.drop_flat_groups:
-            return list(range(len(signal)))
-        return [int(row) for row in signal.nonzero()]
-
-    def _score(
-        self, batch: PromptBatch, rollouts: Rollouts, feedback: Feedback, live: list[int]
-    ) -> Feedback:
-        """Add old and reference log-probabilities, of the groups that take part."""
-        old, reference = rollouts.logprobs, None
-        score = partial(
-            score_in_micro_batches,
-            self.policy,
-            batch,
-            rollouts,
-            live,
-            self.update.micro_batch_size,
-            self.sampling,
-        )
-        if old is None or self.algorithm.needs_old_scores:
-            old = score()
-        if self.algorithm.needs_reference:
-            with self.policy.reference():
-                reference = score()
-        return replace(feedback, old_logprobs=old, ref_logprobs=reference)
-
-    def _with_advantages(
-        self, rollouts: Rollouts, verdicts: tuple[Verdict, ...], feedback: Feedback
-    ) -> ScoredRollouts:
-        assert feedback.old_logprobs is not None
-        return ScoredRollouts(
+    def _judge(
+        self, questions: tuple[Question, ...], rollouts: Rollouts, greedy: Tensor | None
+    ) -> Groups:
+        """Judge completions, and find the groups that an update would learn from."""
+        verdicts = judge(self.verifier, questions, rollouts)
+        self._refuse(bad_reward(questions, verdicts, self.group_size, type(self.verifier).__name__))
+        feedback = feedback_of(rollouts, verdicts, self.verifier.part_weights, greedy)
+        everywhere, here = of_all_processes(feedback)
+        signal = self.algorithm.has_signal(everywhere)[here]
+        kept = [self.update.flat_groups_of(question.task) == "keep" for question in questions]
+        return Groups(
+            questions=questions,
             rollouts=rollouts,
             verdicts=verdicts,
-            rewards=feedback.rewards,
-            advantages=self.algorithm.advantages(feedback),
-            old_logprobs=feedback.old_logprobs,
-            ref_logprobs=feedback.ref_logprobs,
+            greedy_rewards=greedy,
+            has_signal=signal,
+            takes_part=signal | torch.tensor(kept, device=signal.device),
         )
 
-    def _update(self, batch: PromptBatch, scored: ScoredRollouts, live: list[int]) -> Metrics:
-        """Take `inner_epochs` optimiser steps on scored completions; return the last's metrics.
+    def _groups_of_update(
+        self, batch: PromptBatch, groups: Groups
+    ) -> tuple[PromptBatch, Groups] | None:
+        """Return what an update learns from now, or None to wait for more.
 
-        The loss divides by the whole batch, dropped groups included, so that dropping them
-        leaves the policy gradient as it is. When no group carries a signal the step is counted
-        but, there being no gradient, changes no weight.
+        Without resampling that is the batch. With it, groups that are to be replaced are left
+        out, and the others wait until they fill a batch in every process.
         """
-        normaliser = self.algorithm.normaliser(scored.rollouts.mask.sum(dim=1))
-        for _ in range(self.update.inner_epochs):
-            metrics, total = Metrics(), torch.zeros((), device=self.device)
-            for part in micro_batches(
-                self.policy, batch, scored, live, self.update.micro_batch_size
-            ):
-                logprobs = self.policy.logprobs(part.prompts, part.rollouts, self.sampling)
-                output = self.algorithm.loss(part.loss_inputs(logprobs), normaliser)
-                self.manual_backward(output.loss)
-                metrics.add_stats(output.stats)
-                total += output.loss.detach()
-            metrics.count("loss", total)
-            for name, value in self.step_optimizer().items():
-                metrics.add(name, value)
+        if not self.update.resamples:
+            return batch, groups
+        taken = self.buffer.exchange(groups, self.update)
+        if taken is None:
+            return None
+        if taken is groups:
+            return batch, groups
+        # Collated anew: batches are padded differently.
+        prompts: PromptBatch = self.collator()(taken.questions)
+        return prompts.to(self.device), taken.to(self.device)
+
+    # Scoring.
+
+    def _with_old_logprobs(self, prompts: PromptBatch, groups: Groups) -> Groups:
+        """Add log-probabilities under the weights that sampled, which are still the present."""
+        old = groups.rollouts.logprobs
+        if old is None or self.algorithm.needs_old_scores:
+            old = self._scores(prompts, groups)
+        return replace(groups, old_logprobs=old)
+
+    def _with_advantages(self, prompts: PromptBatch, groups: Groups) -> ScoredRollouts:
+        """Add reference log-probabilities and advantages."""
+        assert groups.old_logprobs is not None
+        reference = None
+        if self.algorithm.needs_reference:
+            with self.policy.reference():
+                reference = self._scores(prompts, groups)
+        rollouts, weights = groups.rollouts, self.verifier.part_weights
+        feedback = replace(
+            feedback_of(rollouts, groups.verdicts, weights, groups.greedy_rewards),
+            old_logprobs=groups.old_logprobs,
+            ref_logprobs=reference,
+        )
+        everywhere, here = of_all_processes(feedback)
+        advantages, size = self.algorithm.advantages(everywhere), self.group_size
+        return ScoredRollouts(
+            rollouts=rollouts,
+            verdicts=groups.verdicts,
+            rewards=feedback.rewards,
+            advantages=advantages[here.start * size : here.stop * size, : rollouts.mask.shape[1]],
+            old_logprobs=groups.old_logprobs,
+            ref_logprobs=reference,
+        )
+
+    def _scores(self, prompts: PromptBatch, groups: Groups) -> Tensor:
+        size = self.update.micro_batch_size
+        return score_in_micro_batches(
+            self.policy, prompts, groups.rollouts, groups.rows(), size, self.sampling
+        )
+
+    # Updating.
+
+    def _update(self, prompts: PromptBatch, groups: Groups, scored: ScoredRollouts) -> Metrics:
+        """Take the optimiser steps of one update; return the metrics of its last inner epoch."""
+        live = frozenset(groups.rows())
+        loss = UpdateLoss(
+            self.policy, self.algorithm, self.sampling, self.update, prompts, scored, live
+        )
+        for epoch in range(self.update.inner_epochs):
+            metrics, count = Metrics(), self.update.mini_batches
+            order = ("order", self.sampled_batches, epoch)
+            for share in shares_of(groups.questions, count, self.seed, *order):
+                metrics.merge(self._take_step(loss, share))
         metrics.count("groups_used", len(live))
         return metrics
+
+    def _take_step(self, loss: UpdateLoss, share: list[int]) -> Metrics:
+        """Take one optimiser step on a share of the questions.
+
+        When none carries a signal the step is counted but, there being no gradient, changes no
+        weight.
+        """
+        metrics, total = Metrics(), torch.zeros((), device=self.device)
+        normaliser = loss.normaliser(share)
+        for part in loss.parts(share, normaliser):
+            self.manual_backward(part.loss)
+            metrics.add_stats(part.stats)
+            total += part.loss.detach()
+        culprit = partial(loss.culprit, share, normaliser, self.trainable_parameters())
+        self.check_loss(total, culprit)
+        metrics.count("loss", total / self.update.mini_batches)
+        for name, value in self.step_optimizer(culprit).items():
+            metrics.add(name, value)
+        return metrics
+
+    @property
+    def steps_of_update(self) -> int:
+        """Optimiser steps on one batch of questions."""
+        return self.update.optimizer_steps
+
+    def _refuse(self, problem: str | None) -> None:
+        stop_if_any(self.trainer, self.global_step, problem)
+
+    # Resuming.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what names the next completions, and the groups that wait for an update."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_SAMPLING] = {
+            "batches": self.sampled_batches,
+            "buffer": self.buffer.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where the checkpoint was written; one of the cold start begins anew."""
+        super().on_load_checkpoint(checkpoint)
+        if (state := checkpoint.get(_SAMPLING)) is None:
+            return
+        self.sampled_batches = state["batches"]
+        self.buffer.load_state_dict(state["buffer"])

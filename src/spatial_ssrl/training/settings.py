@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.tasks import TASKS
+
+FlatGroups = Literal["skip", "keep", "resample"]
 
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """How the gradient of one training step is made and applied.
+    """How the gradients of one training step are made and applied.
 
     Args:
         micro_batch_size: Questions, with all their completions, in one forward and backward
             pass; lowers memory, changes nothing else.
-        inner_epochs: Optimiser steps on the same completions; 1 stays on-policy. The cold
-            start always takes one.
+        inner_epochs: Passes over the same completions; 1 stays on-policy. The cold start always
+            takes one.
+        mini_batches: Optimiser steps of one such pass, each on its share of the questions and
+            divided by what that share holds. The cold start always takes one.
         clip_norm: Largest gradient norm; `inf` turns clipping off.
-        drop_flat_groups: Leave out groups whose advantages are all zero: they add no policy
-            gradient, only cost. With a divergence term they would still pull towards the
-            reference, which is left out too.
+        flat_groups: What becomes of groups without signal, such as those whose rewards are all
+            equal; one answer for all tasks, or one for each task by its key, "skip" for tasks
+            left out. "skip" leaves them out of the passes: they add no policy gradient, only
+            cost. The loss still divides by the whole batch; a divergence term, which would
+            pull even these groups towards the reference, is left out with them. "keep" makes
+            them take part. "resample" puts others in their places: groups of further batches,
+            those that are left over waiting for the next update (dynamic sampling).
+        resample_batches: Further batches that are sampled for one update at most; then it learns
+            from what there is.
+
+    References:
+        Dynamic sampling: DAPO, arXiv:2503.14476, section 3.2.
     """
 
     micro_batch_size: int = 8
     inner_epochs: int = 1
+    mini_batches: int = 1
     clip_norm: float = 1.0
-    drop_flat_groups: bool = True
+    flat_groups: FlatGroups | dict[str, FlatGroups] = "skip"
+    resample_batches: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch_size", "inner_epochs"):
+        for name in ("micro_batch_size", "inner_epochs", "mini_batches", "resample_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"update.{name} must be at least 1, got {getattr(self, name)}.")
         if not self.clip_norm > 0:
@@ -41,6 +57,31 @@ class UpdateSettings:
                 f"update.clip_norm must be above 0, got {self.clip_norm}; "
                 "use inf to turn clipping off."
             )
+        by_task = isinstance(self.flat_groups, dict)
+        choices = self.flat_groups if isinstance(self.flat_groups, dict) else {"": self.flat_groups}
+        for task, choice in choices.items():
+            key = f"update.flat_groups.{task}" if by_task else "update.flat_groups"
+            if choice not in get_args(FlatGroups):
+                raise ConfigError(f'{key} must be "skip", "keep" or "resample", got {choice!r}.')
+            if by_task and task not in tuple(TASKS):
+                raise ConfigError(f"{key}: {TASKS.explain_unknown(task)}")
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimiser steps of one update in RL."""
+        return self.inner_epochs * self.mini_batches
+
+    @property
+    def resamples(self) -> bool:
+        """Whether groups without signal are replaced, of any task."""
+        chosen = self.flat_groups
+        return "resample" in (chosen.values() if isinstance(chosen, dict) else (chosen,))
+
+    def flat_groups_of(self, task: str) -> FlatGroups:
+        """Return what becomes of groups without signal of one task."""
+        if isinstance(self.flat_groups, dict):
+            return self.flat_groups.get(task, "skip")
+        return self.flat_groups
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training import distributed
+from spatial_ssrl.training.failures import bad_update
 from spatial_ssrl.training.module import PolicyModule
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers.base import Verifier
@@ -65,16 +66,28 @@ class SFTModule(PolicyModule):
         given = _given_completions(batch)
         tokens = distributed.total(int(given.mask.sum()), "counting tokens")
         total = torch.zeros((), device=self.device)
+
+        def loss_of(rows: list[int]) -> Tensor:
+            part = self.policy.select(batch, rows)
+            logprobs: Tensor = self.policy.logprobs(part, _given_completions(part))
+            return -logprobs.sum() / tokens
+
+        def culprit() -> str | None:
+            questions, rows = batch.questions, range(len(batch))
+            with self.noise_of_step():
+                return bad_update(
+                    questions, rows, lambda row: loss_of([row]), self.trainable_parameters()
+                )
+
         with self.noise_of_step():
             for rows in batch.alike(size=self.update.micro_batch_size):
-                part = self.policy.select(batch, rows)
-                logprobs = self.policy.logprobs(part, _given_completions(part))
-                loss = -logprobs.sum() / tokens
+                loss = loss_of(rows)
                 self.manual_backward(loss)
                 total += loss.detach()
+        self.check_loss(total, culprit)
         distributed.average(self._batch_statistics())
         whole = distributed.total(float(total), "adding up losses")
-        self.log_training({"loss": whole, **self.step_optimizer()})
+        self.log_training({"loss": whole, **self.step_optimizer(culprit)})
 
     def _batch_statistics(self) -> list[Tensor]:
         """Return what forward passes in training move: processes see other questions each."""

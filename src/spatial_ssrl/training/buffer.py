@@ -1,0 +1,141 @@
+"""Groups that wait until there are enough of them for an update."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spatial_ssrl.core.batches import Rollouts
+from spatial_ssrl.core.errors import SpatialSSRLError
+from spatial_ssrl.core.questions import Question, Verdict
+from spatial_ssrl.training.distributed import gather
+from spatial_ssrl.training.groups import Groups, join_groups
+from spatial_ssrl.training.settings import UpdateSettings
+
+
+class GroupBuffer:
+    """Sampled groups that no update has learned from yet, first in, first out.
+
+    They wait on the CPU with the log-probabilities they were sampled with, so that an update by
+    newer weights treats them as what they are: drawn from older ones.
+
+    Attributes:
+        tries: Batches that were sampled since the last update and found too few groups.
+    """
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self._waiting: list[Groups] = []  # of one question each
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, groups: Groups) -> None:
+        """Put groups at the end."""
+        self._waiting += [groups.select([row]).to("cpu") for row in range(len(groups))]
+
+    def take(self, count: int) -> Groups | None:
+        """Take out at most `count` groups from the front, and start counting tries anew.
+
+        Returns:
+            The groups on the CPU, or None when none waited.
+        """
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        self.tries = 0
+        return join_groups(taken) if taken else None
+
+    def exchange(self, groups: Groups, settings: UpdateSettings) -> Groups | None:
+        """Add the groups of a batch that are worth it, and take out those of an update.
+
+        Groups without signal that are to be replaced are forgotten.
+
+        Args:
+            groups: Of the batch, on any device.
+            settings: Say which groups are replaced, and how many batches are tried.
+
+        Returns:
+            As many groups as the batch had, fewer when enough batches were tried; `groups` if
+            those found nothing at all, so that a run ends nevertheless. None when the update
+            has to wait for another batch; all processes wait together.
+        """
+        worth = [
+            row
+            for row, (question, signal) in enumerate(
+                zip(groups.questions, groups.has_signal.tolist(), strict=True)
+            )
+            if signal or settings.flat_groups_of(question.task) != "resample"
+        ]
+        if worth:
+            self.add(groups.select(worth))
+        full = all(gather(len(self) >= len(groups), "counting groups with signal"))
+        if not full and self.tries < settings.resample_batches:
+            self.tries += 1
+            return None
+        taken = self.take(len(groups))
+        return groups if taken is None else taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as tensors and text, which load with `weights_only=True`."""
+        return {"tries": self.tries, "groups": [_packed(groups) for groups in self._waiting]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Wait with what `state_dict` recorded, and nothing else."""
+        self.tries = state["tries"]
+        self._waiting = [_unpacked(packed) for packed in state["groups"]]
+
+
+# Tensors of rollouts and groups, each stored under its own name.
+_OF_ROLLOUTS = ("tokens", "mask", "logprobs", "truncated")
+_OF_GROUPS = ("greedy_rewards", "has_signal", "takes_part", "old_logprobs")
+
+
+def _packed(groups: Groups) -> dict[str, Any]:
+    """Return one group as tensors and JSON text."""
+    (question,) = groups.questions
+    rollouts = groups.rollouts
+    # Tensors that are parts of larger ones would be stored with the whole of them.
+    tensors = {name: _own(getattr(rollouts, name)) for name in _OF_ROLLOUTS}
+    tensors |= {name: _own(getattr(groups, name)) for name in _OF_GROUPS}
+    words = {f.name: getattr(question, f.name) for f in fields(question) if f.name != "images"}
+    words["meta"] = dict(question.meta)
+    try:
+        text = json.dumps(
+            {
+                "question": words,
+                "texts": rollouts.texts,
+                "group_size": rollouts.group_size,
+                "verdicts": [asdict(verdict) for verdict in groups.verdicts],
+            }
+        )
+    except TypeError as error:
+        raise SpatialSSRLError(
+            f"Task {question.task!r} keeps something in meta that JSON cannot store ({error}); "
+            "keep numbers, text, lists and dicts there."
+        ) from error
+    images = [torch.from_numpy(image.copy()) for image in question.images]
+    return {"text": text, "images": images, "tensors": tensors}
+
+
+def _unpacked(packed: dict[str, Any]) -> Groups:
+    text, tensors = json.loads(packed["text"]), packed["tensors"]
+    question = text["question"]
+    question["choices"] = tuple(question["choices"])
+    images = tuple(image.numpy() for image in packed["images"])
+    return Groups(
+        questions=(Question(images=images, **question),),
+        rollouts=Rollouts(
+            **{name: tensors[name] for name in _OF_ROLLOUTS},
+            texts=tuple(text["texts"]),
+            group_size=text["group_size"],
+        ),
+        verdicts=tuple(Verdict(**verdict) for verdict in text["verdicts"]),
+        **{name: tensors[name] for name in _OF_GROUPS},
+    )
+
+
+def _own(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
