@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.core.registry import Registry
 from spatial_ssrl.policies.counting import TokenCount
+from spatial_ssrl.policies.group_cache import GroupCache
 from spatial_ssrl.policies.sampling import SamplingSettings
 
 Collator = Callable[[Sequence[Question]], PromptBatch]
@@ -36,7 +37,7 @@ class ReadState:
         hidden: Last hidden state of each row's last token, shape (R, d).
     """
 
-    cache: DynamicCache
+    cache: Cache
     mask: Tensor
     position: Tensor
     hidden: Tensor
@@ -47,12 +48,17 @@ class ReadState:
         Gradients of repeated rows add up in one order: the backward pass of plain indexing adds
         them atomically from several threads, which makes two equal runs differ.
         """
+        if isinstance(self.cache, GroupCache):
+            return self._with(self.cache.select(rows), rows)
         cache = DynamicCache()
         layers: list[Any] = self.cache.layers  # Any: typed as a union most of which has no keys
         for index, layer in enumerate(layers):
             cache.update(
                 layer.keys.index_select(0, rows), layer.values.index_select(0, rows), index
             )
+        return self._with(cache, rows)
+
+    def _with(self, cache: Cache, rows: Tensor) -> ReadState:
         return replace(
             self,
             cache=cache,
@@ -71,14 +77,11 @@ class PolicyBackbone(nn.Module, ABC):
     Attributes:
         shares_prompts: Whether scoring reads each prompt once per group; False repeats it for
             each completion, for models that sharing does not hold for.
-        keeps_prompts_once: Whether states made `for_sampling` keep each prompt once, however many
-            rows continue it.
         tokens: What sampling and scoring have read since it was last set; only ever added to,
             so whoever logs it takes differences or sets it back.
     """
 
     shares_prompts: bool = True
-    keeps_prompts_once: bool = False
     tokens: TokenCount = TokenCount()
 
     @abstractmethod
@@ -115,6 +118,11 @@ class PolicyBackbone(nn.Module, ABC):
         Returns:
             The state after the tokens, and the last hidden state at each of them, (R, K, d).
         """
+
+    @property
+    def keeps_prompts_once(self) -> bool:
+        """Whether states made `for_sampling` keep a prompt once, however many rows continue it."""
+        return False
 
     def for_sampling(self, state: ReadState) -> ReadState:
         """Return a state that continues as this one does, without gradient, token by token.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -16,11 +17,12 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase,
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
 from spatial_ssrl.core.questions import Question
-from spatial_ssrl.policies import families, weights
+from spatial_ssrl.policies import families, group_cache, weights
 from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
 from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadState
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
+from spatial_ssrl.policies.group_cache import GroupCache
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.quantization import (
     QuantSettings,
@@ -221,13 +223,14 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         inner = families.inner_model(self.network)
         seen = torch.cat([state.mask, mask], dim=1)
         self.tokens += TokenCount(computed=tokens.numel())
-        output = inner(
-            input_ids=tokens,
-            attention_mask=seen.long(),
-            position_ids=families.next_positions(inner, state.position, mask),
-            past_key_values=state.cache,
-            use_cache=True,
-        )
+        with group_cache.attending_to_groups(self.network, state.cache):
+            output = inner(
+                input_ids=tokens,
+                attention_mask=seen.long(),
+                position_ids=families.next_positions(inner, state.position, mask),
+                past_key_values=state.cache,
+                use_cache=True,
+            )
         hidden: Tensor = output.last_hidden_state
         count = mask.long().sum(-1)
         rows = torch.arange(len(count), device=count.device)
@@ -239,6 +242,16 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             hidden=torch.where(count[:, None] > 0, last, state.hidden),
         )
         return after, hidden
+
+    @property
+    def keeps_prompts_once(self) -> bool:
+        """Whether states made `for_sampling` keep a prompt once, however many rows continue it."""
+        return group_cache.keeps_prompts_once(self.network)
+
+    def for_sampling(self, state: ReadState) -> ReadState:
+        """Return a state that keeps each prompt once, where the model's attention allows it."""
+        shared = GroupCache.of(state.cache) if self.keeps_prompts_once else None
+        return state if shared is None else replace(state, cache=shared)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return next-token logits, (..., V), float32; placeholders are -inf.

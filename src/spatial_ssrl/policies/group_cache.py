@@ -1,0 +1,283 @@
+"""Keys and values of completions being sampled: the prompt's once per group, not once per row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_BLOCK = 64  # tokens by which buffers grow
+_NAME = "spatial_ssrl_groups"  # of the attention below, among those of transformers
+_LAYER = "group_layer"  # attribute by which keys say which layer's prompt goes before them
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Which prompt each row continues.
+
+    Args:
+        prompt: Prompt of each row, shape (R,), int64, in [0, prompts).
+        prompts: How many prompts there are, Q; each has a row.
+        slot: Place of each row when every prompt has `width` places, shape (R,), int64.
+        width: Most rows of a prompt, W.
+    """
+
+    prompt: Tensor
+    prompts: int
+    slot: Tensor
+    width: int
+
+    @staticmethod
+    def of(prompt: Tensor, prompts: int) -> Members:
+        """Return the members of `prompts` prompts, given the prompt of each row, shape (R,)."""
+        order = prompt.argsort(stable=True)
+        counts = torch.bincount(prompt, minlength=prompts)
+        width = int(counts.max())
+        rank = (
+            torch.arange(len(prompt), device=prompt.device)
+            - (counts.cumsum(0) - counts)[prompt[order]]
+        )
+        slot = torch.empty_like(prompt)
+        slot[order] = prompt[order] * width + rank
+        return Members(prompt, prompts, slot, width)
+
+    @property
+    def full(self) -> bool:
+        """Whether every prompt has as many rows, so that places are rows in some order."""
+        return len(self.prompt) == self.prompts * self.width
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return rows (R, H, n, d) side by side by prompt, (Q, H, W * n, d); zeros between."""
+        _, heads, count, size = rows.shape
+        places = rows.new_empty if self.full else rows.new_zeros
+        packed = places(self.prompts * self.width, heads, count, size)
+        packed[self.slot] = rows
+        packed = packed.view(self.prompts, self.width, heads, count, size).transpose(1, 2)
+        return packed.reshape(self.prompts, heads, self.width * count, size)
+
+    def scatter(self, packed: Tensor, count: int) -> Tensor:
+        """Return what `gather` put side by side as rows again, (R, H, n, m)."""
+        prompts, heads, _, size = packed.shape
+        split = packed.view(prompts, heads, self.width, count, size).transpose(1, 2)
+        return split.reshape(prompts * self.width, heads, count, size)[self.slot]
+
+
+class GroupLayer(DynamicLayer):
+    """Keys and values of one layer: Q prompts, and what R rows said after them.
+
+    Args:
+        prompt_keys: Shape (Q, H, P, d).
+        prompt_values: Shape (Q, H, P, d).
+        members: Which prompt each row continues.
+        keys: Of what was said, shape (R, H, S, d); its memory is not extended.
+        values: Shape (R, H, S, d).
+    """
+
+    def __init__(
+        self,
+        prompt_keys: Tensor,
+        prompt_values: Tensor,
+        members: Members,
+        keys: Tensor,
+        values: Tensor,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers' own
+        self.prompt_keys, self.prompt_values = prompt_keys, prompt_values
+        self.members = members
+        self.length = keys.shape[2]
+        self.said_keys, self.said_values = keys, values
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add what rows say next, (R, H, n, d); return all they said, without the prompt."""
+        end = self.length + key_states.shape[2]
+        if end > self.said_keys.shape[2]:
+            self.said_keys = _grown(self.said_keys[:, :, : self.length], end)
+            self.said_values = _grown(self.said_values[:, :, : self.length], end)
+        self.said_keys[:, :, self.length : end] = key_states
+        self.said_values[:, :, self.length : end] = value_states
+        self.length = end
+        said = self.said_keys[:, :, :end]
+        setattr(said, _LAYER, self)
+        return said, self.said_values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Return the tokens of prompt and completion so far."""
+        return int(self.prompt_keys.shape[2]) + self.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many tokens a mask covers, prompt included, and that it starts at 0."""
+        return self.get_seq_length() + query_length, 0
+
+    def select(self, rows: Tensor, members: Members, prompts: Tensor | None) -> GroupLayer:
+        """Return rows `rows`, with prompts `prompts` only unless that is None."""
+
+        def kept(prompt: Tensor) -> Tensor:
+            return prompt if prompts is None else prompt.index_select(0, prompts)
+
+        return GroupLayer(
+            kept(self.prompt_keys),
+            kept(self.prompt_values),
+            members,
+            self.said_keys[:, :, : self.length].index_select(0, rows),
+            self.said_values[:, :, : self.length].index_select(0, rows),
+        )
+
+
+class GroupCache(Cache):
+    """Keys and values of rows that continue prompts, each prompt kept once.
+
+    For sampling only: gradients do not flow through it.
+
+    Args:
+        layers: One for each layer of the model.
+        members: Which prompt each row continues.
+    """
+
+    def __init__(self, layers: Sequence[GroupLayer], members: Members) -> None:
+        super().__init__(layers=list(layers))
+        self.members = members
+
+    @staticmethod
+    def of(cache: Cache) -> GroupCache | None:
+        """Return a cache whose rows are prompts as one that keeps them once.
+
+        None when a layer keeps something else than all keys and values.
+        """
+        if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return None
+        prompts = [cast(DynamicLayer, layer) for layer in cache.layers]
+        first = cast(Tensor, prompts[0].keys)
+        members = Members.of(torch.arange(len(first), device=first.device), len(first))
+        layers = []
+        for layer in prompts:
+            keys, values = cast(Tensor, layer.keys), cast(Tensor, layer.values)
+            layers.append(GroupLayer(keys, values, members, keys[:, :, :0], values[:, :, :0]))
+        return GroupCache(layers, members)
+
+    def select(self, rows: Tensor) -> GroupCache:
+        """Return the cache of rows `rows`, shape (R',), int64, which may repeat."""
+        still, prompt = torch.unique(self.members.prompt[rows], return_inverse=True)
+        members = Members.of(prompt, len(still))
+        prompts = None if len(still) == self.members.prompts else still
+        layers = [cast(GroupLayer, layer) for layer in self.layers]
+        return GroupCache([layer.select(rows, members, prompts) for layer in layers], members)
+
+
+def keeps_prompts_once(network: PreTrainedModel) -> bool:
+    """Return whether the language model's attention can read a `GroupCache`.
+
+    It can where it is PyTorch's plain attention, called through transformers, with one
+    configuration for all layers.
+    """
+    text = network.config.get_text_config()
+    found = [getattr(module, "config", None) for module in _attentions(network)]
+    alike = [config is text for config in found if type(config) is type(text)]
+    return bool(text._attn_implementation == "sdpa" and any(alike) and all(alike))
+
+
+@contextmanager
+def attending_to_groups(network: PreTrainedModel, cache: Cache) -> Iterator[None]:
+    """Let the language model read a `GroupCache` inside; does nothing for other caches."""
+    if not isinstance(cache, GroupCache):
+        yield
+        return
+    text = network.config.get_text_config()
+    before = text._attn_implementation
+    text._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        text._attn_implementation = before
+
+
+def group_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend to a prompt that is kept once, and to what each row said after it.
+
+    Scores are worked out in float32, as fused kernels do. Every row of a prompt is compared with
+    its keys in one product, which reads them once.
+
+    Args:
+        module: The attention layer.
+        query: Shape (R, A, n, d), A a multiple of the H key heads.
+        key: As `GroupLayer.update` returns it, shape (R, H, S, d).
+        value: Shape (R, H, S, d).
+        attention_mask: True where a query may look, shape (R, 1, n, P + S), bool, or what is to
+            be added to scores; None when it may look everywhere.
+        scaling: Factor of the scores; None takes one over the root of d.
+        kwargs: Whatever else models give; no concern of a single step without dropout.
+
+    Returns:
+        Shape (R, n, A, d), and None in place of attention weights.
+    """
+    layer: GroupLayer | None = getattr(key, _LAYER, None)
+    if layer is None:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return out, None
+    with torch.autocast(query.device.type, enabled=False):  # it would round scores
+        out = _attended(
+            query.float() * (query.shape[-1] ** -0.5 if scaling is None else scaling),
+            key.float(),
+            value.float(),
+            layer,
+            attention_mask,
+        )
+    return out.to(query.dtype).transpose(1, 2).contiguous(), None
+
+
+def _attended(
+    query: Tensor, key: Tensor, value: Tensor, layer: GroupLayer, mask: Tensor | None
+) -> Tensor:
+    """Return what scaled queries (R, A, n, d) find, of the same shape; see `group_attention`."""
+    rows, heads, count, size = query.shape
+    members, shared = layer.members, key.shape[1]
+    asked = query.reshape(rows, shared, heads // shared * count, size)
+    of_prompt = members.gather(asked) @ layer.prompt_keys.float().transpose(2, 3)
+    of_said = asked @ key.transpose(2, 3)
+    scores = torch.cat([members.scatter(of_prompt, asked.shape[2]), of_said], dim=-1)
+    scores = scores.view(rows, heads, count, -1)
+    if mask is not None:
+        hidden = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, float("-inf")) if hidden else scores + mask
+    shares = scores.softmax(dim=-1).view(*asked.shape[:3], -1)
+    prompt, said = shares.split([layer.prompt_keys.shape[2], key.shape[2]], dim=-1)
+    found = members.gather(prompt) @ layer.prompt_values.float()
+    out: Tensor = members.scatter(found, asked.shape[2]) + said @ value
+    return out.view(query.shape)
+
+
+def _attentions(network: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in network.modules() if hasattr(module, "layer_idx"))
+
+
+def _grown(used: Tensor, length: int) -> Tensor:
+    """Return a copy of keys or values in memory for at least `length` tokens."""
+    rows, heads, said, size = used.shape
+    blocks = -(-length // _BLOCK)
+    grown = used.new_empty(rows, heads, blocks * _BLOCK, size)
+    grown[:, :, :said] = used
+    return grown
+
+
+AttentionInterface.register(_NAME, group_attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
