@@ -39,11 +39,15 @@ class WholeCheckpoints(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         # One name only, so that what a kill leaves behind is overwritten by the next one.
         fresh = target.with_name(target.name + _FRESH)
-        with fresh.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(target)
+        try:
+            with fresh.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(target)
+        except BaseException:
+            fresh.unlink(missing_ok=True)  # A full disk needs the space.
+            raise
         _sync_folder(target.parent)
 
     def load_checkpoint(

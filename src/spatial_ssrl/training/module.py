@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -36,6 +37,7 @@ from spatial_ssrl.training.precision import (
     note_overflow,
     without_scaler,
 )
+from spatial_ssrl.training.resuming import honour_changes, keep_settings, settings_of
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers import Verifier, WeightedSum
 
@@ -127,6 +129,7 @@ class PolicyModule(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser over the trainable parameters, and its schedule."""
         optimizer = self.optimizer(self.parameter_groups())
+        self._optimizer_settings = settings_of(optimizer)
         scheduler = self.schedule.scheduler(optimizer, self._total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
@@ -157,10 +160,19 @@ class PolicyModule(LightningModule, ABC):
         """Keep the trainable tensors only: the base weights are where they came from."""
         checkpoint["state_dict"] = {}
         checkpoint[_POLICY] = self.policy.trainable_state()
+        keep_settings(checkpoint, self._optimizer_settings)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the trainable tensors."""
+        """Restore the trainable tensors; let changed settings of the optimiser prevail.
+
+        Raises:
+            ConfigError: If the checkpoint is of another program, policy or optimiser.
+        """
+        if _POLICY not in checkpoint:
+            raise ConfigError("ckpt_path: the checkpoint is of another program; name one of ours.")
         self.policy.load_trainable_state(checkpoint[_POLICY])
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            honour_changes(checkpoint, settings_of(self.optimizer(self.parameter_groups())))
 
     def on_fit_start(self) -> None:
         """Refuse what an update would get wrong, and silence advice that does not apply.
