@@ -85,6 +85,13 @@ def test_an_algorithm_takes_the_place_of_that_of_a_run(path: Path) -> None:
     assert cli.model.algorithm.clip.dual == clip.get("dual")
 
 
+def test_another_algorithm_takes_nothing_over_from_that_of_the_run() -> None:
+    run = ["-c", str(CONFIGS / "quickstart" / "grpo.yaml")]
+    dapo = SpatialCLI([*run, "--model.init_args.algorithm", "DAPO"], run=False).model.algorithm
+    assert dapo.kl_coefficient == 0.0
+    assert SpatialCLI(run, run=False).model.algorithm.kl_coefficient == 0.01
+
+
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
 def test_a_run_says_where_it_writes_and_which_seed_it_has(path: Path) -> None:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,232 @@
+"""What each algorithm learns in the same number of steps, and in how many seconds.
+
+    python benchmarks/algorithms.py run                     # all of them, about 2 minutes each
+    python benchmarks/algorithms.py run --algorithms GRPO   # or some
+    python benchmarks/algorithms.py draw                    # the figure, from what was measured
+
+One cold start of the quick-start, then its RL stage once an algorithm, each with its own defaults.
+Algorithms measured with the same settings are not run again. Adds to benchmarks/algorithms.json
+and draws benchmarks/algorithms.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from spatial_ssrl.cli import fit
+from spatial_ssrl.cli.commands.quickstart import Settings, stage_arguments
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.files import write_json
+from spatial_ssrl.evaluation.report import compare
+from spatial_ssrl.training.callbacks.question_records import read_records
+from spatial_ssrl.training.held_out import AnswerRecord
+
+RUNS = Path("runs/algorithms")
+RESULTS = Path(__file__).with_name("algorithms.json")
+FIGURE = Path(__file__).with_name("algorithms.png")
+CURVE = "curve.json"
+
+# What differs from an algorithm's defaults: none but the constant of Dr. GRPO, which is to be the
+# length limit of the stage.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "GRPO": {},
+    "DrGRPO": {"aggregation": {"over": "fixed_length", "length": 24}},
+    "DAPO": {},
+    "RLOO": {},
+    "ReinforcePlusPlus": {},
+    "ReinforcePlusPlusBaseline": {},
+    "ReMax": {},
+    "GSPO": {},
+    "CISPO": {},
+    "SAPO": {},
+    "PassAtK": {},
+}
+
+
+class Stopwatch(Callback):
+    """Writes the held-out accuracy at each validation, with the seconds of training until then."""
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, float]] = []
+        self.spent = 0.0
+        self.since: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to count."""
+        self.since = time.monotonic()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop while accuracy is measured."""
+        if self.since is not None:
+            self.spent += time.monotonic() - self.since
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the accuracy and go on."""
+        self.points.append(
+            {
+                "step": trainer.global_step,
+                "seconds": round(self.spent, 2),
+                "accuracy": round(float(trainer.callback_metrics["val/accuracy/mean"]), 4),
+            }
+        )
+        write_json(Path(trainer.default_root_dir) / CURVE, self.points)
+        if self.since is not None:
+            self.since = time.monotonic()
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Run every algorithm that the results do not hold yet."""
+    settings = {
+        name: getattr(options, name)
+        for name in ("steps", "every", "questions", "cold_start_minutes", "seed")
+    }
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if results.get("settings", settings) != settings:
+        raise ConfigError(
+            f"{RESULTS} was measured with other settings ({results['settings']}); move it away, or "
+            "use those."
+        )
+    os.environ["SPATIAL_SSRL_QUICKSTART"] = str(options.runs)
+    before = _cold_start(options)
+    results = {"settings": settings, **_machine(), "algorithms": results.get("algorithms", {})}
+    for name in options.algorithms:
+        if name in results["algorithms"]:
+            print(f"{name}: measured already")
+            continue
+        results["algorithms"][name] = _train(name, options, before)
+        write_json(RESULTS, results)
+        print(f"{name}: {results['algorithms'][name]['gain']} points")
+
+
+def _cold_start(options: argparse.Namespace) -> list[AnswerRecord]:
+    """Return the answers of the cold start, which is trained unless it is there."""
+    folder = options.runs / "cold_start"
+    if not (folder / "records.jsonl").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        settings = Settings(options.cold_start_minutes, options.seed, None, _questions(options))
+        cli = fit.run(["fit", *stage_arguments("cold_start", options.runs, settings)])
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    return read_records(folder / "records.jsonl")
+
+
+def _train(name: str, options: argparse.Namespace, before: list[AnswerRecord]) -> dict[str, Any]:
+    """Train and test with one algorithm; return its curve and what it gained."""
+    folder = options.runs / name
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = Settings(options.cold_start_minutes, options.seed, None, _questions(options))
+    cli = fit.run(
+        [
+            "fit",
+            *stage_arguments("grpo", options.runs, settings),
+            *("--trainer.max_steps", str(options.steps)),
+            *("--trainer.val_check_interval", str(options.every)),
+            *("--trainer.num_sanity_val_steps", "-1"),  # The accuracy at step 0.
+            *("--trainer.default_root_dir", str(folder)),
+            f"--trainer.callbacks+={Path(__file__).stem}.{Stopwatch.__name__}",
+            *("--model.init_args.algorithm", str(_algorithm_file(name, options.runs))),
+        ]
+    )
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    after = read_records(folder / "records.jsonl")
+    asked = {record.uid for record in after}
+    found = compare([record for record in before if record.uid in asked], after)
+    return {
+        "curve": json.loads((folder / CURVE).read_text()),
+        "accuracy": found["mean"]["grpo"],
+        "gain": found["mean"]["gain"],
+        "tasks": {task: row["gain"] for task, row in found["tasks"].items()},
+        "date": datetime.date.today().isoformat(),
+        "load_average": os.getloadavg(),
+    }
+
+
+def _algorithm_file(name: str, folder: Path) -> Path:
+    """Write one algorithm as a config, so that it takes nothing over from the stage's own."""
+    path = folder / f"{name}.yaml"
+    write_json(path, {"class_path": name, "init_args": ALGORITHMS[name]})  # JSON is YAML.
+    return path
+
+
+def _questions(options: argparse.Namespace) -> list[str]:
+    return [f"--data.evaluation.{split}_questions={options.questions}" for split in ("val", "test")]
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("spatial-ssrl", "torch", "lightning")},
+    }
+
+
+def draw() -> None:
+    """Draw the accuracy of every algorithm against seconds of training."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    results = json.loads(RESULTS.read_text())
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    found = results["algorithms"].items()
+    for number, (name, row) in enumerate(sorted(found, key=lambda item: -_points(item[1]))):
+        seconds = [point["seconds"] for point in row["curve"]]
+        accuracy = [100 * point["accuracy"] for point in row["curve"]]
+        low, high = row["gain"]["ci95"]
+        axes.plot(
+            seconds,
+            accuracy,
+            marker=".",
+            linestyle="-" if number < 10 else "--",
+            label=f"{name}: {_points(row):+.1f} [{low:.1f}, {high:.1f}]",
+        )
+    settings = results["settings"]
+    axes.set(
+        xlabel=f"seconds of training ({settings['steps']} steps, {results['device']})",
+        ylabel="held-out accuracy, mean of five tasks (%)",
+    )
+    axes.legend(title="gain over the cold start (points)", fontsize="small")
+    fresh = FIGURE.with_name(FIGURE.name + ".new")
+    figure.savefig(fresh, dpi=120, format="png")
+    fresh.replace(FIGURE)
+
+
+def _points(row: dict[str, Any]) -> float:
+    points: float = row["gain"]["points"]
+    return points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("run", "draw"))
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
+    parser.add_argument("--steps", type=int, default=120, help="RL steps of each")
+    parser.add_argument("--every", type=int, default=20, help="steps between validations")
+    parser.add_argument("--questions", type=int, default=200, help="held-out questions a task")
+    parser.add_argument(
+        "--cold-start-minutes", type=float, default=10.0, help="budget, as of the quick-start"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--runs", type=Path, default=RUNS, help="folder of the runs; a quick-start's serves too"
+    )
+    options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parent))  # so that the Trainer can name the callback
+    if options.part == "run":
+        measure(options)
+    draw()
+
+
+if __name__ == "__main__":
+    main()
