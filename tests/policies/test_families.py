@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import families
-from support.tiny_models import tiny_model, tiny_processor
+from support.tiny_models import FAMILIES, tiny_model, tiny_processor
 
 # Three questions with 1, 3 and 2 pictures.
 IMAGES = (1, 3, 2)
@@ -25,6 +25,14 @@ def marked(*lengths: int) -> Tensor:
         ({"pixel_values": marked(1, 3, 2)}, (4, 12, 8)),  # one entry per picture
         ({"pixel_values": marked(1, 1, 1)}, (4, 12, 8)),  # one entry per question
         ({"token_type_ids": marked(1, 1, 1)}, (4, 12, 8)),
+        # Tiles of each question in a row of their own, though there are as many as pictures.
+        (
+            {
+                "pixel_values": marked(1, 1, 1).repeat(1, 3).view(3, 3, 2, 1),
+                "pixel_attention_mask": torch.ones(3, 3, 2, 1),
+            },
+            (4, 12, 8),
+        ),
         ({"pixel_values": marked(2, 6, 5)}, (8, 24, 20)),  # tiles, four tokens each
         (
             {
@@ -43,10 +51,30 @@ def test_each_question_gets_its_own_share(
     name = next(iter(vision))
     for rows in ([0], [1], [2], [2, 0], [1, 1]):
         share = families.select(vision, IMAGES, placeholders, rows)
-        expected = torch.cat([vision[name][vision[name][:, 0] == row] for row in rows])
+        values = vision[name].flatten(1)[:, 0]
+        expected = torch.cat([vision[name][values == row] for row in rows])
         assert torch.equal(share[name], expected)
         if "image_grid_thw" in share:
             assert int(share["image_grid_thw"].prod(-1).sum()) == len(share["pixel_values"])
+
+
+def test_as_many_pictures_as_questions_are_not_taken_for_rows_of_tiles() -> None:
+    tiles = torch.arange(3.0).view(3, 1, 1, 1, 1).expand(3, 4, 3, 2, 2)
+    vision = {"pixel_values": tiles, "pixel_attention_mask": torch.ones(3, 4, 2, 2)}
+    for row in range(3):
+        share = families.select(vision, (0, 2, 1), (0, 8, 4), [row])
+        assert torch.equal(share["pixel_values"], tiles[row : row + 1])
+
+
+def test_tiles_that_pad_every_chosen_question_are_left_out() -> None:
+    mask = torch.zeros(3, 5, 2, 2)
+    for row, tiles in enumerate((2, 5, 3)):
+        mask[row, :tiles, 0] = 1
+    vision = {"pixel_values": mask.unsqueeze(2).expand(-1, -1, 3, -1, -1)}
+    vision["pixel_attention_mask"] = mask
+    share = families.select(vision, IMAGES, (4, 12, 8), [0, 2])
+    assert torch.equal(share["pixel_attention_mask"], mask[[0, 2], :3])
+    assert torch.equal(share["pixel_values"], vision["pixel_values"][[0, 2], :3])
 
 
 def test_packing_that_cannot_be_told_is_refused() -> None:
@@ -96,6 +124,24 @@ def test_qwen_positions_grow_by_the_longer_side_of_a_picture() -> None:
 def test_vision_tower_is_found_by_name() -> None:
     for family, expected in (("qwen2_5_vl", "model.visual"), ("llava", "model.vision_tower")):
         assert families.vision_tower(tiny_model(tiny_processor(family), family))[0] == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_known_families_share_prompts(family: str) -> None:
+    assert families.can_share(tiny_model(tiny_processor(family), family), 10**6)
+
+
+def test_other_attention_is_not_shared() -> None:
+    network = tiny_model(tiny_processor())
+    text = network.config.text_config
+    text.layer_types, text.sliding_window = ["full_attention", "sliding_attention"], 100
+    assert families.can_share(network, 100)
+    assert not families.can_share(network, 101)
+    text.layer_types, text.attention_chunk_size = ["chunked_attention"] * 2, 50
+    assert families.can_share(network, 50)
+    assert not families.can_share(network, 51)
+    text.layer_types, text.use_bidirectional_attention = ["full_attention"] * 2, "vision"
+    assert not families.can_share(network, 10)
 
 
 def test_running_states_are_refused() -> None:

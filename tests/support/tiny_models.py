@@ -14,6 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import (
     CLIPImageProcessor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -29,6 +33,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 from spatial_ssrl.core.questions import Question
@@ -44,6 +50,17 @@ QWEN_TOKENS = (
     "<|video_pad|>",
 )
 
+IDEFICS_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<fake_token_around_image>",
+    "<image>",
+    "<end_of_utterance>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+)
+
 _CHAT = (
     "{{% for message in messages %}}<|im_start|>{{{{ message['role'] }}}}\n"
     "{{% for part in message['content'] %}}{{% if part['type'] == 'image' %}}{image}"
@@ -57,7 +74,7 @@ _CORPUS = (
     "Order the markers from near to far: 1,2,3. Options: A. Left B. Right C. Front D. Back",
 )
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava", "idefics3", "smolvlm")
 
 
 def tiny_tokenizer(special: tuple[str, ...] = QWEN_TOKENS) -> PreTrainedTokenizerFast:
@@ -96,6 +113,17 @@ def tiny_processor(family: str = "qwen2_5_vl") -> ProcessorMixin:
             video_processor=Qwen3VLVideoProcessor(size=size),
             chat_template=qwen_chat,
         )
+    if family in ("idefics3", "smolvlm"):
+        # Pictures become tiles of 16 pixels, four tokens each, and a small copy of the whole.
+        # SmolVLM's first checkpoints come with this processor too.
+        return Idefics3Processor(
+            image_processor=Idefics3ImageProcessor(
+                size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
+            ),
+            tokenizer=tiny_tokenizer(IDEFICS_TOKENS),
+            image_seq_len=4,
+            chat_template=_CHAT.format(image="<image>"),
+        )
     return LlavaProcessor(
         image_processor=CLIPImageProcessor(
             size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
@@ -109,7 +137,7 @@ def tiny_processor(family: str = "qwen2_5_vl") -> ProcessorMixin:
 
 
 def tiny_model(processor: ProcessorMixin, family: str = "qwen2_5_vl") -> PreTrainedModel:
-    """Return a model of a family with two layers and random weights."""
+    """Return a model of a family with a few layers and random weights."""
     ids = {token: int(id_) for token, id_ in processor.tokenizer.get_added_vocab().items()}
     text: dict[str, Any] = {
         "vocab_size": len(processor.tokenizer) + 8,  # real heads too have rows no token uses
@@ -145,9 +173,29 @@ def tiny_model(processor: ProcessorMixin, family: str = "qwen2_5_vl") -> PreTrai
         deep = {"out_hidden_size": 32, "deepstack_visual_indexes": [0, 1]}
         model = Qwen3VLForConditionalGeneration(
             Qwen3VLConfig(
-                text_config=text | {"rope_parameters": rope | {"mrope_interleaved": True}},
+                # What the vision tower adds to the last layer's output reaches no other token.
+                text_config=text
+                | {"num_hidden_layers": 3, "rope_parameters": rope | {"mrope_interleaved": True}},
                 vision_config=vision | deep | {"num_heads": 2, "num_position_embeddings": 64},
                 **qwen_ids,
+            )
+        )
+    elif family in ("idefics3", "smolvlm"):
+        smol = family == "smolvlm"
+        config = SmolVLMConfig if smol else Idefics3Config
+        cls = SmolVLMForConditionalGeneration if smol else Idefics3ForConditionalGeneration
+        model = cls(
+            config(
+                text_config=text | {"model_type": "llama"},
+                vision_config={
+                    "hidden_size": 32,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "image_size": 16,
+                    "patch_size": 4,
+                },
+                image_token_id=ids["<image>"],
             )
         )
     else:

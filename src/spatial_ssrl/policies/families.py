@@ -36,6 +36,9 @@ _IN_PROMPT = "in_prompt"
 # Processor outputs with one entry per prompt token; 0 stands for text.
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 
+# Pixels that are no padding, where pictures are cut into tiles: (B, tiles, H, W).
+_TILE_MASK = "pixel_attention_mask"
+
 # How a processor's outputs are packed, where the name alone tells; the rest is inferred from
 # lengths (see `select`). "row": one entry per question; "image": one entry per picture.
 _PACKING: Mapping[str, str] = {
@@ -44,7 +47,7 @@ _PACKING: Mapping[str, str] = {
     "cross_attention_mask": "row",
     "aspect_ratio_ids": "row",
     "aspect_ratio_mask": "row",
-    "pixel_attention_mask": "row",
+    _TILE_MASK: "row",
     "image_grid_thw": "image",
     "image_sizes": "image",
 }
@@ -242,7 +245,19 @@ def select(
         ends = [0, *accumulate(_entries(name, value, vision, images, placeholders))]
         index = [entry for row in rows for entry in range(ends[row], ends[row + 1])]
         chosen[name] = value[torch.tensor(index, dtype=torch.int64, device=value.device)]
-    return chosen
+    return _without_empty_tiles(chosen)
+
+
+def _without_empty_tiles(vision: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return outputs without the tiles that pad every question, (B, tiles, ...) in each."""
+    mask = vision.get(_TILE_MASK)
+    if mask is None or mask.dim() != 4:
+        return vision
+    used = mask.flatten(2).any(-1).any(0).nonzero()
+    count = int(used.max()) + 1 if len(used) else 1
+    return vision | {
+        name: vision[name][:, :count].contiguous() for name in ("pixel_values", _TILE_MASK)
+    }
 
 
 def _entries(
@@ -258,6 +273,8 @@ def _entries(
     if name == "pixel_values" and "image_grid_thw" in vision:
         patches = iter(vision["image_grid_thw"].prod(-1).tolist())
         return [sum(next(patches) for _ in range(count)) for count in images]
+    if name == "pixel_values" and _TILE_MASK in vision:
+        packing = _PACKING[_TILE_MASK]
     if packing == "image" or (packing is None and length == sum(images)):
         return list(images)
     if packing == "row" or length == len(images):

@@ -27,6 +27,9 @@ def prepare_recomputation(network: PreTrainedModel) -> None:
     # Newer transformers have another name for it and warn at the old one.
     enable = getattr(network, "activation_checkpointing_enable", None)
     (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
+    # It also makes embeddings ask for gradients, which only another way of checkpointing needs
+    # and which would send the backward pass through a frozen vision tower.
+    network.disable_input_require_grads()
     for layer in _checkpointed(network):
         layer.gradient_checkpointing = False  # type: ignore[assignment]
 

@@ -140,6 +140,7 @@ class TinyVLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ["image", "text"]  # noqa: RUF012 (transformers reads the class attribute)
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
     _no_split_modules = ["LlamaDecoderLayer"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
