@@ -24,9 +24,9 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from spatial_ssrl.algorithms import GRPO
-from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.core.seeding import rng_for
 from spatial_ssrl.data import HeldOutSettings, PretextDataModule
+from spatial_ssrl.data.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.evaluation.statistics import accuracies, gains
 from spatial_ssrl.images import CachedScenes, SyntheticScenes
 from spatial_ssrl.policies import LoraSettings, SamplingSettings, TinyVLM

@@ -22,11 +22,11 @@ from IPython.display import Image as Shown
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.core.errors import RegistryError, SceneRejected
 from spatial_ssrl.core.questions import Question, Scene
 from spatial_ssrl.core.seeding import rng_for
 from spatial_ssrl.data import HeldOutSettings, PretextDataModule
+from spatial_ssrl.data.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.evaluation.statistics import accuracies
 from spatial_ssrl.images import CachedScenes, SyntheticScenes
 from spatial_ssrl.policies import SamplingSettings, TinyVLM

@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 
 from spatial_ssrl.cli.commands import preview as module
-from spatial_ssrl.cli.contact_sheet import SheetItem
 from spatial_ssrl.cli.main import main
+from spatial_ssrl.data.contact_sheet import SheetItem
 
 FIVE = {
     "cropped_inpainting",

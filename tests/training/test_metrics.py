@@ -9,8 +9,15 @@ import torch
 
 from spatial_ssrl.core.batches import Rollouts
 from spatial_ssrl.core.questions import Question, Verdict
+from spatial_ssrl.policies import TokenCount
 from spatial_ssrl.training.groups import Groups
-from spatial_ssrl.training.metrics import Metrics, StageTimer, reported, rollout_metrics
+from spatial_ssrl.training.metrics import (
+    Metrics,
+    StageTimer,
+    cost_metrics,
+    reported,
+    rollout_metrics,
+)
 
 
 def question(task: str, chance: float) -> Question:
@@ -127,11 +134,15 @@ def test_rates_count_what_was_sampled_by_the_time_it_took() -> None:
     time = StageTimer()
     time.seconds |= {"sample": 2.0, "update": 3.0}
     metrics = whole()
-    metrics.merge(time.metrics())
+    metrics.merge(cost_metrics(time, TokenCount(computed=30, repeated=120)))
     values = reported(metrics)
+    assert (values["forward_tokens"], values["forward_share"]) == (30, 0.25)
+    assert 0.01 < values["peak_memory_gib"] < 1000
     assert values["tokens_per_s/sample"] == pytest.approx(20 / 2)
     assert values["tokens_per_s"] == pytest.approx(20 / 5)
     assert values["rollouts_per_s"] == pytest.approx(6 / 5)
     # A second process, as fast: twice the completions in the same time.
     metrics.merge(metrics.settled())
-    assert reported(metrics)["tokens_per_s"] == pytest.approx(2 * 20 / 5)
+    both = reported(metrics)
+    assert both["tokens_per_s"] == pytest.approx(2 * 20 / 5)
+    assert (both["forward_tokens"], both["forward_share"]) == (60, 0.25)

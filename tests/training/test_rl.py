@@ -214,11 +214,18 @@ def test_everything_promised_is_logged(tmp_path: Path) -> None:
         "seconds/update",
         "rollouts_per_s",
         "tokens_per_s",
+        "forward_tokens",
+        "forward_share",
+        "ratio",
+        "clipped_low",
+        "clipped_high",
         "peak_memory_gib",
     }
     documented = set(re.findall(r"`([a-z_/<>]+)`", metrics.__doc__ or ""))
     kinds = {name.partition("/")[0] for name in documented}
     assert {name.partition("/")[0] for name in names} <= kinds
+    # Groups of four share a prompt in sampling, scoring and updating.
+    assert 0 < log.metrics[0]["train/forward_share"] < 0.9
     # An untrained policy is near uniform over some hundred tokens.
     assert 3 < log.metrics[0]["train/entropy"] < 10
 

@@ -29,6 +29,9 @@ samples, because its update waits for more groups with signal, logs nothing of a
 | `seconds/<stage>` | wall time of sampling, verifying, scoring, updating; mean of processes |
 | `rollouts_per_s`, `tokens_per_s` | completions and their tokens by the wall time of the step |
 | `tokens_per_s/sample` | tokens by the wall time of sampling |
+| `forward_tokens` | tokens the model read in forward passes, to sample and to score |
+| `forward_share` | the same, as a share of what would be read if each completion read its |
+|  | prompt anew |
 | `peak_memory_gib` | most memory held since the run began, of the process that held most: that |
 |  | of the CUDA device, or else the resident memory of the process |
 
@@ -46,6 +49,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from spatial_ssrl.policies.counting import TokenCount
 from spatial_ssrl.training.distributed import gather
 from spatial_ssrl.training.groups import Groups
 from spatial_ssrl.training.held_out import is_correct
@@ -133,13 +137,6 @@ class StageTimer:
                 torch.cuda.synchronize()
             self.seconds[stage] += time.perf_counter() - start
 
-    def metrics(self) -> Metrics:
-        """Return the seconds of each stage as metrics."""
-        metrics = Metrics()
-        for stage, spent in self.seconds.items():
-            metrics.add(f"seconds/{stage}", spent)
-        return metrics
-
 
 def reported(metrics: Metrics) -> dict[str, float]:
     """Return one step's metrics over all processes, by the names above."""
@@ -169,6 +166,22 @@ def rollout_metrics(groups: Groups) -> Metrics:
         metrics.add(f"accuracy/{questions[row // group].task}", float(is_correct(verdict)))
         for name, value in sorted(verdict.parts.items()):
             metrics.add(f"reward/{name}", value)
+    return metrics
+
+
+def cost_metrics(time: StageTimer, tokens: TokenCount) -> Metrics:
+    """Return what a step cost: seconds, tokens read, memory.
+
+    Args:
+        time: The stages of the step.
+        tokens: What the model read in it.
+    """
+    metrics = Metrics()
+    for stage, spent in time.seconds.items():
+        metrics.add(f"seconds/{stage}", spent)
+    metrics.count("forward_tokens", tokens.computed)
+    metrics.add("forward_share", tokens.computed, tokens.repeated)
+    metrics.peak("peak_memory_gib", peak_memory_gib())
     return metrics
 
 

@@ -296,9 +296,11 @@ class PolicyModule(LightningModule, ABC):
         """Start counting."""
         self._tally = AccuracyTally()
 
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Answer one batch of held-out questions."""
-        self._tally.add(self._answer(batch))
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[AnswerRecord]]:
+        """Answer one batch of held-out questions and hand the records to callbacks."""
+        records = self._answer(batch)
+        self._tally.add(records)
+        return {"records": records}
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/accuracy/<task>` and their mean, `val/accuracy/mean`."""
@@ -310,9 +312,7 @@ class PolicyModule(LightningModule, ABC):
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[AnswerRecord]]:
         """Answer one batch of held-out questions and hand the records to callbacks."""
-        records = self._answer(batch)
-        self._tally.add(records)
-        return {"records": records}
+        return self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log `test/accuracy/<task>` and their mean, `test/accuracy/mean`."""

@@ -26,7 +26,7 @@ from spatial_ssrl.training.held_out import answer_greedily, judge
 from spatial_ssrl.training.metrics import (
     Metrics,
     StageTimer,
-    peak_memory_gib,
+    cost_metrics,
     reported,
     rollout_metrics,
 )
@@ -105,7 +105,7 @@ class RLModule(PolicyModule):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample, verify, and update the policy, unless the update waits for more groups."""
-        time = StageTimer()
+        time, tokens = StageTimer(), self.policy.tokens
         with time("sample"):
             rollouts, greedy = self._sample(batch)
         with time("verify"):
@@ -119,8 +119,7 @@ class RLModule(PolicyModule):
             with time("update"):
                 metrics.merge(self._update(*update, scored))
         metrics.count("groups_waiting", len(self.buffer))
-        metrics.merge(time.metrics())
-        metrics.peak("peak_memory_gib", peak_memory_gib())
+        metrics.merge(cost_metrics(time, self.policy.tokens - tokens))
         self.log_training(reported(metrics))
 
     # Sampling and verifying.

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.progress import track
 
-from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.cli.files import check_writable
 from spatial_ssrl.cli.questions import Asked, at_most, chosen_questions
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.plugins import load_plugins
 from spatial_ssrl.data import PretextDataModule
+from spatial_ssrl.data.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.images import ImageSource
 from spatial_ssrl.tasks import PretextTask
 

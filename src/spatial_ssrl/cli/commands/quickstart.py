@@ -17,10 +17,10 @@ from rich.console import Console
 
 from spatial_ssrl import __version__
 from spatial_ssrl.cli import fit
-from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.cli.shipped import shipped_config
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.files import write_json
+from spatial_ssrl.data.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.evaluation.curves import draw_curves
 from spatial_ssrl.evaluation.report import compare, comparison_table
 from spatial_ssrl.images import ImageFolder

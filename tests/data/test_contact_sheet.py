@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from spatial_ssrl.cli import contact_sheet
-from spatial_ssrl.cli.contact_sheet import SheetItem, draw_sheet
 from spatial_ssrl.core.questions import Question
+from spatial_ssrl.data import contact_sheet
+from spatial_ssrl.data.contact_sheet import SheetItem, draw_sheet
 
 
 def question(task: str = "a_task", images: int = 1, size: int = 96, seed: int = 0) -> Question:
