@@ -94,7 +94,7 @@ def test_an_overflow_skips_the_step_and_holds_the_schedule(
 
     settings = {"optimizer": optimizer, "schedule": ScheduleSettings(warmup_steps=9)}
     huge = float16(2.0**40, backoff_factor=2.0**-30)
-    with caplog.at_level(logging.INFO, "spatial_ssrl"):
+    with caplog.at_level(logging.INFO):
         one = fitted(tmp_path, float16(2.0**40, backoff_factor=2.0**-30), **settings)
         assert torch.equal(weights_of(one), start)
         assert not steps

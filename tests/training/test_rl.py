@@ -147,7 +147,7 @@ class Seeds(InProcess):
 
 def test_every_step_draws_other_completions(tmp_path: Path) -> None:
     engine = Seeds()
-    trained(tmp_path, 3, rollout=engine)
+    trained(tmp_path, 3, rollout=engine, update=UpdateSettings(self_check=False))
     assert len(set(engine.seen)) == 3
 
 
@@ -276,7 +276,7 @@ def test_greedy_rewards_are_those_of_the_most_likely_completions(tmp_path: Path)
 
 def test_greedy_rewards_cost_nothing_where_they_are_not_read(tmp_path: Path) -> None:
     engine = Seeds()
-    trained(tmp_path, 1, rollout=engine)
+    trained(tmp_path, 1, rollout=engine, update=UpdateSettings(self_check=False))
     assert len(engine.seen) == 1
 
 

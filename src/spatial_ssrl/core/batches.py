@@ -61,6 +61,23 @@ class PromptBatch:
             groups[-1].append(row)
         return [sorted(group) for group in groups]
 
+    def given_completions(self) -> Rollouts:
+        """Return the targets as completions, one a question.
+
+        Raises:
+            ValueError: If the batch has no targets.
+        """
+        if self.targets is None or self.target_mask is None:
+            raise ValueError("the batch has no targets; collate it with SFTModule.collator().")
+        return Rollouts(
+            tokens=self.targets,
+            mask=self.target_mask,
+            logprobs=None,
+            texts=("",) * len(self),
+            truncated=torch.zeros(len(self), dtype=torch.bool, device=self.targets.device),
+            group_size=1,
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PromptBatch:
         """Return the batch with every tensor on `device`."""
 

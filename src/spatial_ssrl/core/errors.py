@@ -31,6 +31,10 @@ class SceneUnreadable(SpatialSSRLError):
     """A file that cannot be decoded into a scene; the message names the file and the cause."""
 
 
+class SelfCheckFailed(SpatialSSRLError):
+    """A fit would compute something else than it should; says what, where and by how much."""
+
+
 class PolicyNotLoaded(SpatialSSRLError):
     """A policy was used before `load()`."""
 

@@ -179,6 +179,11 @@ class PolicyBackbone(nn.Module, ABC):
         """Width of `logits`."""
 
     @property
+    def media_token_ids(self) -> tuple[int, ...]:
+        """Tokens that stand for pictures or frame them; empty unless a policy names them."""
+        return ()
+
+    @property
     @abstractmethod
     def end_token_ids(self) -> tuple[int, ...]:
         """Tokens any of which ends a completion."""

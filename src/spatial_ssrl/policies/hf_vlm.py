@@ -331,6 +331,11 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         return int(self.network.get_output_embeddings().weight.shape[0])
 
     @property
+    def media_token_ids(self) -> tuple[int, ...]:
+        """Placeholders of pictures and videos, and their begin and end marks; never sampled."""
+        return self._media
+
+    @property
     def end_token_ids(self) -> tuple[int, ...]:
         """Tokens any of which ends a completion."""
         settings = getattr(self.network, "generation_config", None)

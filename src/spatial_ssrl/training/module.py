@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -38,10 +38,11 @@ from spatial_ssrl.training.precision import (
     without_scaler,
 )
 from spatial_ssrl.training.resuming import honour_changes, keep_settings, settings_of
+from spatial_ssrl.training.self_check import SelfCheck
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers import Verifier, WeightedSum
 
-_POLICY = "policy"
+_POLICY, _SHARES_PROMPTS = "policy", "shares_prompts"
 
 
 class _BadGradient(Exception):
@@ -156,10 +157,15 @@ class PolicyModule(LightningModule, ABC):
         """Return the policy's parameters that learn."""
         return [p for p in self.policy.parameters() if p.requires_grad]
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Check the policy as the fit begins, unless told not to."""
+        return [SelfCheck()] if self.update.self_check else []
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable tensors only: the base weights are where they came from."""
         checkpoint["state_dict"] = {}
         checkpoint[_POLICY] = self.policy.trainable_state()
+        checkpoint[_SHARES_PROMPTS] = self.policy.shares_prompts
         keep_settings(checkpoint, self._optimizer_settings)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -171,6 +177,7 @@ class PolicyModule(LightningModule, ABC):
         if _POLICY not in checkpoint:
             raise ConfigError("ckpt_path: the checkpoint is of another program; name one of ours.")
         self.policy.load_trainable_state(checkpoint[_POLICY])
+        self.policy.shares_prompts = checkpoint.get(_SHARES_PROMPTS, True)
         if self.trainer.state.fn == TrainerFn.FITTING:
             honour_changes(checkpoint, settings_of(self.optimizer(self.parameter_groups())))
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from spatial_ssrl.core.errors import ConfigError, SpatialSSRLError
-
-_LOG = logging.getLogger(__name__)
 
 # At a loss scale this small float16 cannot overflow: such gradients are not finite at all.
 _SMALLEST_SCALE = 2.0**-10
@@ -88,8 +86,7 @@ def note_overflow(scale: float, step: int) -> None:
             f"{scale:g}; training has diverged. Lower the learning rate, or train in "
             '"bf16-mixed" or "32-true".'
         )
-    _LOG.info(
-        "Step %d changed no weight: a float16 gradient overflowed. Losses are now scaled by %g.",
-        step,
-        scale,
+    rank_zero_info(
+        f"Step {step} changed no weight: a float16 gradient overflowed. Losses are now scaled by "
+        f"{scale:g}."
     )

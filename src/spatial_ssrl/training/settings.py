@@ -36,6 +36,9 @@ class UpdateSettings:
             those that are left over waiting for the next update (dynamic sampling).
         resample_batches: Further batches that are sampled for one update at most; then it learns
             from what there is.
+        self_check: Before the first step, make sure that ways of computing the same
+            log-probabilities agree on a few questions, and during the first steps that all that
+            is trained gets a gradient. Takes about as long as a step; not repeated on resuming.
 
     References:
         Dynamic sampling: DAPO, arXiv:2503.14476, section 3.2.
@@ -47,6 +50,7 @@ class UpdateSettings:
     clip_norm: float = 1.0
     flat_groups: FlatGroups | dict[str, FlatGroups] = "skip"
     resample_batches: int = 3
+    self_check: bool = True
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "inner_epochs", "mini_batches", "resample_batches"):

@@ -7,7 +7,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from spatial_ssrl.core.batches import PromptBatch, Rollouts
+from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.data.cold_start import Answers, ColdStartAnswers
 from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
@@ -63,13 +63,13 @@ class SFTModule(PolicyModule):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Take one optimiser step on the mean cross-entropy of the batch's answer tokens."""
-        given = _given_completions(batch)
+        given = batch.given_completions()
         tokens = distributed.total(int(given.mask.sum()), "counting tokens")
         total = torch.zeros((), device=self.device)
 
         def loss_of(rows: list[int]) -> Tensor:
             part = self.policy.select(batch, rows)
-            logprobs: Tensor = self.policy.logprobs(part, _given_completions(part))
+            logprobs: Tensor = self.policy.logprobs(part, part.given_completions())
             return -logprobs.sum() / tokens
 
         def culprit() -> str | None:
@@ -98,17 +98,3 @@ class SFTModule(PolicyModule):
             for buffer in (module.running_mean, module.running_var)
             if buffer is not None
         ]
-
-
-def _given_completions(batch: PromptBatch) -> Rollouts:
-    """Return the targets of a batch as completions, one a question."""
-    if batch.targets is None or batch.target_mask is None:
-        raise ValueError("the batch has no targets; collate it with SFTModule.collator().")
-    return Rollouts(
-        tokens=batch.targets,
-        mask=batch.target_mask,
-        logprobs=None,
-        texts=("",) * len(batch),
-        truncated=torch.zeros(len(batch), dtype=torch.bool, device=batch.targets.device),
-        group_size=1,
-    )
