@@ -184,6 +184,36 @@ def test_a_part_that_does_not_apply_is_left_out() -> None:
     assert found[0, 0] > found[0, 2] > 0 > found[0, 1]
 
 
+def test_groups_flat_in_every_part_stay_at_exactly_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.rand(2, 7, 4, generator=generator)
+    parts[:, 3] = 0.1
+    found = normalised_parts(parts, torch.tensor([0.9, 0.1]))
+    assert not found[3].any()
+    assert found[[0, 1, 2, 4, 5, 6]].all()
+
+
+def test_weighted_parts_that_nothing_has_are_left_out() -> None:
+    each = GRPO(advantage=AdvantageSettings(parts="normalise_each"))
+    weights = {"accuracy": 0.9, "format": 0.1}
+    partly = feedback(parts={"accuracy": REWARDS}, weights=weights)
+    alone = feedback(parts={"accuracy": REWARDS}, weights={"accuracy": 0.9})
+    assert torch.equal(each.advantages(partly), each.advantages(alone))
+    assert not each.advantages(feedback(weights=weights)).any()
+
+
+def test_the_baseline_form_centres_groups_first() -> None:
+    rewards = random_rewards()[:2] + torch.tensor([[0.0], [5.0]], dtype=torch.float64)
+    mask = torch.arange(6) < torch.tensor([[6], [2], [1], [4], [3], [5], [2], [2]])
+    centred = (rewards - rewards.mean(dim=1, keepdim=True)).flatten()
+    of_tokens = [float(c) for c, row in zip(centred, mask, strict=True) for _ in range(row.sum())]
+    mean = sum(of_tokens) / len(of_tokens)
+    variance = sum((v - mean) ** 2 for v in of_tokens) / (len(of_tokens) - 1)
+    found = ReinforcePlusPlusBaseline().advantages(feedback(rewards, mask=mask))
+    expected = [(v - mean) / math.sqrt(variance + 1e-8) for v in of_tokens]
+    assert found[mask].tolist() == pytest.approx(expected)
+
+
 def test_returns_against_a_loop() -> None:
     rewards = torch.where(MASK, LOGPROBS, torch.full_like(LOGPROBS, NAN))
     for gamma in (1.0, 0.8):

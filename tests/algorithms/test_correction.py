@@ -56,6 +56,14 @@ def test_an_unknown_sampling_probability_counts_as_no_difference() -> None:
         assert torch.equal(found, expected)
 
 
+def test_a_completion_out_of_bounds_counts_its_own_tokens_only() -> None:
+    how = CorrectionSettings("sequence_product", "mask", low=0.5)
+    weights, changed = correction_weights(OLD, SAMPLING, MASK, how)
+    assert changed.sum(dim=1).tolist() == [0, 0, 0, 2]
+    assert not weights[3].any()
+    assert weights[:3].all()
+
+
 def test_statistics_and_needs() -> None:
     algorithm = GRPO(kl_coefficient=0.0, correction=CorrectionSettings("token", "mask", high=1.1))
     assert algorithm.needs_old_scores

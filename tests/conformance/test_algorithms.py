@@ -128,13 +128,21 @@ def test_padding_may_hold_anything(algorithm: Algorithm) -> None:
         ("ref_logprobs", float("inf")),
     ):
         dirty[name] = dirty[name].masked_fill(~dirty["mask"], filler)
-    results = []
-    for update in (clean, dirty):
-        advantages = advantages_of(algorithm, random_rewards(), update)
-        assert not advantages[~update["mask"]].any()
-        results.append(gradient_of(algorithm, update, advantages))
+    advantages = [advantages_of(algorithm, random_rewards(), update) for update in (clean, dirty)]
+    assert torch.equal(*advantages)
+    assert not advantages[0][~clean["mask"]].any()
+    advantages[1] = advantages[1].masked_fill(~clean["mask"], float("nan"))
+    results = [
+        gradient_of(algorithm, update, values)
+        for update, values in zip((clean, dirty), advantages, strict=True)
+    ]
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
+    stats = [
+        algorithm.loss(LossInputs(**update, advantages=values, sampling_logprobs=None), 1.0).stats
+        for update, values in zip((clean, dirty), advantages, strict=True)
+    ]
+    assert stats[0] == stats[1]
 
 
 def test_signal_is_where_advantages_are(algorithm: Algorithm) -> None:

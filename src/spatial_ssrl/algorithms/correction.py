@@ -33,10 +33,10 @@ def correction_weights(
     if how.high is not None:
         outside = outside | (judged > how.high)
     if how.outside == "mask":
-        weights = ratios.masked_fill(outside, 0)
-    else:
-        weights = ratios.clamp(how.low, how.high) if bool(outside.any()) else ratios
-    return weights, outside & mask
+        ratios = ratios.masked_fill(outside, 0)
+    elif how.low is not None or how.high is not None:
+        ratios = ratios.clamp(how.low, how.high)
+    return ratios, outside & mask
 
 
 def _ratios(gaps: Tensor, mask: Tensor, level: str) -> Tensor:

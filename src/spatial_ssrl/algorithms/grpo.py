@@ -61,15 +61,21 @@ class GroupRelative(PolicyGradient):
         """Return the compared rewards, the same for each token of a completion, (N, C)."""
         how = self.advantage
         if how.parts == "normalise_each":
-            names = sorted(set(feedback.parts) & set(feedback.weights))
-            weights = torch.tensor([feedback.weights[name] for name in names]).to(feedback.rewards)
-            parts = torch.stack([feedback.parts[name] for name in names])
-            return per_token(normalised_parts(parts, weights, how.eps, how.bessel), feedback.mask)
+            return per_token(self._normalised_each(feedback), feedback.mask)
         rewards, baseline = self.completion_rewards(feedback), None
         if how.baseline == "length_weighted":
             baseline = length_weighted_mean(rewards, feedback.mask.sum(dim=1).view_as(rewards))
         values = group_advantages(rewards, how.eps, how.scale, how.bessel, how.singleton, baseline)
         return per_token(values, feedback.mask)
+
+    def _normalised_each(self, feedback: Feedback) -> Tensor:
+        # A part may apply to no completion of this update.
+        names = sorted(set(feedback.parts) & set(feedback.weights))
+        if not names:
+            return torch.zeros_like(feedback.rewards)
+        weights = torch.tensor([feedback.weights[name] for name in names]).to(feedback.rewards)
+        parts = torch.stack([feedback.parts[name] for name in names])
+        return normalised_parts(parts, weights, self.advantage.eps, self.advantage.bessel)
 
 
 @ALGORITHMS.register("grpo")

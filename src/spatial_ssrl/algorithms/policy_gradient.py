@@ -93,7 +93,7 @@ class PolicyGradient(Algorithm):
 
         Args:
             log_ratios: log(new / old) at the level of `ratio`, shape (n, C).
-            inputs: What `loss` was given, 0 on padding.
+            inputs: What `loss` was given; log-probabilities and advantages are 0 on padding.
         """
 
     def check(self, group_size: int, weights: Mapping[str, float]) -> None:
@@ -241,19 +241,12 @@ def refuse_groups_of_one(group_size: int) -> None:
 
 
 def _without_padding(inputs: LossInputs) -> LossInputs:
-    """Return the inputs with 0 on padding, so that nothing there reaches loss or gradient."""
+    """Return the inputs with 0 on padding where a loss reads them without their mask."""
 
     def clean(values: Tensor) -> Tensor:
         return torch.where(inputs.mask, values, torch.zeros_like(values))
 
-    reference = inputs.ref_logprobs
-    return replace(
-        inputs,
-        logprobs=clean(inputs.logprobs),
-        old_logprobs=clean(inputs.old_logprobs),
-        ref_logprobs=None if reference is None else clean(reference),
-        advantages=clean(inputs.advantages),
-    )
+    return replace(inputs, logprobs=clean(inputs.logprobs), advantages=clean(inputs.advantages))
 
 
 def _statistics(inputs: LossInputs, log_ratios: Tensor, surrogate: Surrogate) -> dict[str, Tensor]:
