@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 import signal
 from pathlib import Path
@@ -122,6 +123,37 @@ def test_ctrl_c_says_how_to_resume_and_resuming_continues(
                 step,
                 name,
             )
+
+
+def test_a_reward_that_is_not_a_number_is_one_line_and_keeps_the_checkpoint(
+    run_file: RunFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpointed(run_file, steps=4)
+    saver = run_file.content["trainer"]["callbacks"][0]["init_args"]
+    saver |= {"every_n_train_steps": 2, "save_top_k": 0, "save_on_exception": True}
+    run_file.set(
+        "model.init_args.verifier",
+        # Sixteen completions a step: the last of the last question of the third step.
+        {"class_path": "support.failing.NotANumberAt", "init_args": {"completion": 47}},
+    )
+    assert main(["fit", "-c", run_file.write()]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("spatial-ssrl: error: Stopped at optimiser step 3: the reward of ")
+    assert re.search(r"completion 3 of question [0-9a-f]{16} \(\w+, .+\) is nan\. Let Not", error)
+    folder = run_file.folder / "run" / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2
+
+    # With the verifier mended, the run ends as one that never failed.
+    run_file.set("model.init_args.verifier", "support.tiny_training.DigitShare")
+    assert main(["fit", "-c", run_file.write(), "--ckpt_path", str(folder / "last.ckpt")]) == 0
+    resumed = torch.load(folder / "last.ckpt", weights_only=True)
+    whole = run_file.folder / "whole"
+    args = [f"--trainer.default_root_dir={whole}", f"--trainer.logger.save_dir={whole}"]
+    assert main(["fit", "-c", run_file.write(), *args]) == 0
+    expected = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    assert resumed["global_step"] == expected["global_step"] == 4
+    assert all(torch.equal(resumed["policy"][n], v) for n, v in expected["policy"].items())
 
 
 def test_ctrl_c_before_the_first_checkpoint(

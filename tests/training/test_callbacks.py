@@ -8,9 +8,12 @@ import torch
 from rich.console import Console
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.policies import LoraSettings
+from spatial_ssrl.training import UpdateSettings
 from spatial_ssrl.training.callbacks import AdapterCheckpoint, TrainingProgress
 from spatial_ssrl.training.callbacks.progress import left
+from spatial_ssrl.verifiers import Verifier
 from support.tiny_training import StepLog, tiny_data, tiny_policy, tiny_rl, tiny_trainer
 
 
@@ -43,6 +46,25 @@ def test_adapters_are_saved_now_and_then_and_at_the_end(tmp_path: Path) -> None:
         save(module.trainer, module)
     assert (folder / "adapter_model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_adapters_are_saved_once_an_interval_whatever_steps_a_batch_takes(tmp_path: Path) -> None:
+    def saved_at(every: int, **update: object) -> list[int]:
+        saved: list[int] = []
+        callback = AdapterCheckpoint(every_n_steps=every)
+        callback.save = lambda trainer, _: saved.append(trainer.global_step)
+        module = tiny_rl(update=UpdateSettings(**update), verifier=Constant())
+        tiny_trainer(tmp_path, 6, [callback]).fit(module, tiny_data())
+        return saved[:-1]  # The last is that of the end.
+
+    assert saved_at(2, inner_epochs=3) == [3, 6]
+    assert saved_at(4, inner_epochs=3) == [6]
+    assert saved_at(3, flat_groups="resample", resample_batches=2) == [3, 6]
+
+
+class Constant(Verifier):
+    def score(self, text: str, question: Question) -> Verdict:
+        return Verdict(0.1, {})
 
 
 def test_a_folder_of_other_files_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -292,6 +292,29 @@ def test_mini_batches_are_steps_on_shares_of_the_questions(tmp_path: Path) -> No
     assert furthest(before, after) > 1e-4
 
 
+def test_more_mini_batches_than_questions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mini_batches is 5, .*data.batch_size is 4\); lower it"):
+        fitted(tmp_path, 1, update=UpdateSettings(mini_batches=5))
+
+
+@pytest.mark.parametrize("every", [1, 3, 6, 12])
+def test_checkpoints_come_as_often_as_they_read(tmp_path: Path, every: int) -> None:
+    update = UpdateSettings(inner_epochs=3, mini_batches=2)
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=every, save_top_k=-1)
+    trainer = tiny_trainer(tmp_path, 12, [saver], enable_checkpointing=True)
+    trainer.fit(tiny_rl(update=update), tiny_data())
+    steps = sorted(int(path.stem.rpartition("=")[2]) for path in tmp_path.glob("*.ckpt"))
+    assert steps == ([12] if every == 12 else [6, 12])
+
+
+def test_an_interval_that_would_be_longer_is_refused(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=4)
+    trainer = tiny_trainer(tmp_path, 12, [saver], enable_checkpointing=True)
+    message = r"every_n_train_steps is 4, but a batch takes 6 .* every 12 steps; .* such as 6"
+    with pytest.raises(ConfigError, match=message):
+        trainer.fit(tiny_rl(update=UpdateSettings(inner_epochs=3, mini_batches=2)), tiny_data())
+
+
 def questions(count: int) -> list[Question]:
     return [Question(str(n), "depth_order", (), "", "", "text") for n in range(count)]
 

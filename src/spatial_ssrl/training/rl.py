@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from spatial_ssrl.training.buffer import GroupBuffer
 from spatial_ssrl.training.failures import bad_reward, stop_if_any
 from spatial_ssrl.training.groups import Groups, feedback_of, of_all_processes
 from spatial_ssrl.training.held_out import answer_greedily, judge
+from spatial_ssrl.training.intervals import check_intervals
 from spatial_ssrl.training.metrics import (
     Metrics,
     StageTimer,
@@ -95,6 +97,22 @@ class RLModule(PolicyModule):
     def collator(self) -> Collator:
         """Return the policy's collator, without targets."""
         return self.policy.collator()
+
+    def on_fit_start(self) -> None:
+        """Refuse mini-batches and checkpoints that would come out otherwise than they read.
+
+        Raises:
+            ConfigError: If a batch has fewer questions than mini-batches, or checkpoints would
+                be left out because an update takes several optimiser steps.
+        """
+        super().on_fit_start()
+        batch = getattr(getattr(self.trainer, "datamodule", None), "batch_size", math.inf)
+        if batch < self.update.mini_batches:
+            raise ConfigError(
+                f"update.mini_batches is {self.update.mini_batches}, more than the questions of "
+                f"a step (data.batch_size is {batch}); lower it."
+            )
+        check_intervals(self.trainer, self.steps_of_update)
 
     def on_train_start(self) -> None:
         """Freeze dropout and batch statistics; fix the reference at the first start."""

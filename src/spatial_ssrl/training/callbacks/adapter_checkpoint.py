@@ -28,10 +28,15 @@ class AdapterCheckpoint(Callback):
             raise ConfigError(f"every_n_steps must be 0 (at the end) or more, got {every_n_steps}.")
         self.directory = directory
         self.every_n_steps = every_n_steps
+        self._step = 0  # when the last batch ended
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a folder that holds something else, before any work is done."""
         check_replaceable(self._target(trainer))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from where the run is."""
+        self._step = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -42,7 +47,9 @@ class AdapterCheckpoint(Callback):
         batch_idx: int,
     ) -> None:
         """Save where `every_n_steps` says so."""
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+        before, self._step = self._step, trainer.global_step
+        # A batch may take several optimiser steps, or none.
+        if self.every_n_steps and before // self.every_n_steps < self._step // self.every_n_steps:
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
