@@ -3,99 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
 from scipy.stats import chi2
 from torch import Tensor
-from transformers import DynamicCache
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
-from spatial_ssrl.policies import ReadState, SamplingSettings, TokenCount
+from spatial_ssrl.policies import ReadState, SamplingSettings
 from spatial_ssrl.policies.tiny.tokenizer import IMAGE
 from spatial_ssrl.rollout import InProcess
 from spatial_ssrl.rollout.in_process import _choose
-from support.tiny_models import random_question
+from support.markov import END, MarkovChain
 from support.tiny_vlm import loud_policy, mixed_questions
-
-NEVER, END = 3, 4
-
-
-class MarkovChain:
-    """A policy whose next token depends on the question and the last token only.
-
-    Five tokens: three to say, one never said, and the end. It keeps no cache, so all sequences
-    and their probabilities can be written down.
-    """
-
-    end_token_ids = (END,)
-    vocabulary_size = 5
-    keeps_prompts_once = False
-    tokens = TokenCount()
-
-    def __init__(self, questions: int = 2) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.table = torch.randn(questions, 5, 5, generator=generator)
-        self.table[..., NEVER] = float("-inf")
-
-    def prompts(self) -> PromptBatch:
-        """Return one prompt per question, so unlike in length that they are read apart."""
-        count = len(self.table)
-        lengths = torch.tensor([10 if row % 2 else 2 for row in range(count)])
-        return PromptBatch(
-            input_ids=torch.arange(count)[:, None].expand(-1, 10),
-            attention_mask=torch.arange(10) >= 10 - lengths[:, None],
-            vision={},
-            questions=tuple(random_question(1, seed=row) for row in range(count)),
-        )
-
-    def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
-        return replace(
-            prompts,
-            input_ids=prompts.input_ids[list(rows)],
-            attention_mask=prompts.attention_mask[list(rows)],
-            questions=tuple(prompts.questions[row] for row in rows),
-        )
-
-    def read(self, prompts: PromptBatch) -> ReadState:
-        question = prompts.input_ids[:, -1]
-        hidden = torch.stack([question, torch.zeros_like(question)], dim=1).float()
-        return ReadState(DynamicCache(), prompts.attention_mask, question * 0, hidden)
-
-    def for_sampling(self, state: ReadState) -> ReadState:
-        return state
-
-    def read_on(self, state: ReadState, tokens: Tensor, mask: Tensor) -> tuple[ReadState, Tensor]:
-        assert mask.all()
-        assert tokens.shape == (len(state.hidden), 1)
-        hidden = torch.stack([state.hidden[:, 0], tokens[:, 0].float()], dim=1)
-        return replace(state, hidden=hidden), hidden[:, None]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        question, last = hidden.long().unbind(1)
-        return self.table[question, last]
-
-    def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
-        rows = zip(tokens.tolist(), mask.tolist(), strict=True)
-        return tuple("".join("abcd."[t] for t, m in zip(*row, strict=True) if m) for row in rows)
-
-    def sequences(self, question: int, limit: int, temperature: float) -> dict[str, float]:
-        """Return every completion of at most `limit` tokens and its probability."""
-        steps = (self.table[question] / temperature).double().softmax(-1)
-        found: dict[str, float] = {}
-        for length in range(1, limit + 1):
-            for said in product(range(3), repeat=length - 1):
-                for last in (END,) if length < limit else (0, 1, 2, END):
-                    probability, before = 1.0, 0
-                    for token in (*said, last):
-                        probability *= float(steps[before, token])
-                        before = token
-                    found["".join("abcd."[token] for token in (*said, last))] = probability
-        assert sum(found.values()) == pytest.approx(1)
-        return found
 
 
 def sample(
@@ -142,6 +62,28 @@ def test_whole_completions_follow_the_exact_distribution(temperature: float) -> 
         other = chain.sequences(1 - question, limit, temperature)
         assert likelihood(Counter(texts), exact) > 1e-3
         assert likelihood(Counter(texts), other) < 1e-12
+
+
+@pytest.mark.parametrize("limits", [{"top_k": 2}, {"top_p": 0.8}, {"min_p": 0.138}])
+def test_limits_leave_the_renormalised_distribution(limits: dict[str, float]) -> None:
+    chain = MarkovChain(1)
+    settings = SamplingSettings(max_new_tokens=1, **limits)  # type: ignore[arg-type]
+    rollouts = InProcess().sample(chain, chain.prompts(), 4000, settings, 3)  # type: ignore[arg-type]
+    whole = chain.table[0, 0].double().softmax(-1).tolist()
+    ranked = sorted(range(5), key=lambda token: -whole[token])
+    if "top_k" in limits:
+        said = ranked[:2]
+    elif "top_p" in limits:
+        before = [sum(whole[other] for other in ranked[:place]) for place in range(5)]
+        said = [token for token, share in zip(ranked, before, strict=True) if share < 0.8]
+    else:
+        said = [token for token in ranked if whole[token] >= 0.138 * whole[ranked[0]]]
+    assert 1 < len(said) < 4
+    mass = sum(whole[token] for token in said)
+    exact: dict[object, float] = {token: whole[token] / mass for token in said}
+    assert likelihood(Counter(rollouts.tokens[:, 0].tolist()), exact) > 1e-3
+    for token, logprob in zip(rollouts.tokens[:, 0].tolist(), rollouts.logprobs[:, 0], strict=True):
+        assert float(logprob.exp()) == pytest.approx(exact[token], rel=1e-5)
 
 
 def test_completions_of_a_group_are_independent() -> None:
@@ -208,6 +150,18 @@ def test_completions_do_not_depend_on_the_company(rows: list[int]) -> None:
     found = by_uid(some, sample(chain, some, 30, seed=11))
     assert found == {question.uid: wanted[question.uid] for question in some.questions}
     assert len({tuple(group) for group in wanted.values()}) == 5
+
+
+@pytest.mark.parametrize("budget", [None, 120])
+@pytest.mark.parametrize("rows", [[2, 0, 1], [1], [2, 1]])
+def test_completions_of_a_real_policy_do_not_either(rows: list[int], budget: int | None) -> None:
+    policy = loud_policy()
+    questions = mixed_questions()
+    whole = policy.collator()(questions)
+    wanted = by_uid(whole, sample(policy, whole, 8, seed=4))
+    some = policy.collator()([questions[row] for row in rows])
+    found = InProcess(budget).sample(policy, some, 8, SamplingSettings(8), 4)
+    assert by_uid(some, found) == {q.uid: wanted[q.uid] for q in some.questions}
 
 
 def test_completions_do_not_depend_on_how_many_there_are() -> None:
@@ -282,13 +236,22 @@ def test_splitting_the_batch_changes_no_completion(
     assert split.texts == whole.texts
 
 
-def test_kept_logprobs_are_those_scored() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(8),
+        SamplingSettings(8, temperature=0.7),
+        SamplingSettings(8, temperature=1.3, top_k=20),
+        SamplingSettings(8, top_p=0.7, min_p=0.02),
+    ],
+)
+def test_kept_logprobs_are_those_scored(settings: SamplingSettings) -> None:
     policy = loud_policy()
     prompts = policy.collator()(mixed_questions())
-    for temperature in (1.0, 0.7):
-        rollouts = sample(policy, prompts, 6, temperature=temperature)
+    for seed in range(3):
+        rollouts = InProcess().sample(policy, prompts, 6, settings, seed)
         with torch.no_grad():
-            scored = policy.logprobs(prompts, rollouts, SamplingSettings(temperature=temperature))
+            scored = policy.logprobs(prompts, rollouts, settings)
         torch.testing.assert_close(rollouts.logprobs, scored, atol=1e-5, rtol=1e-5)
 
 

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from spatial_ssrl.policies.base import PolicyBackbone
 
+_BROKEN = "\ufffd"  # stands for bytes that are no letter, or not yet
+
 
 class StopTexts:
     """Tells which completions have just said a text that ends them.
 
-    Only the end of a completion is decoded: every token but a special one stands for a byte or
-    more, so a text of n bytes was completed by the last token only if it lies in the last n
-    tokens. One more is decoded because some tokenizers drop the blank before the first token.
+    Only the last tokens are decoded: every token but a special one stands for a byte or more, so
+    a text of n bytes was completed by the last token only if it lies in the last n. One more is
+    decoded because some tokenizers drop the blank before the first token. Where the last tokens
+    hold a stop text, or begin within a letter, the whole completion is decoded to be sure.
 
     Args:
         policy: Decodes tokens.
@@ -36,9 +39,18 @@ class StopTexts:
         Returns:
             Shape (L,), bool.
         """
+        said = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         if not self.texts or not len(tokens):
-            return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        tail = tokens[:, -self._window :]
-        ends = self.policy.decode(tail, torch.ones_like(tail, dtype=torch.bool))
-        said = [any(text in end for text in self.texts) for end in ends]
-        return torch.tensor(said, dtype=torch.bool, device=tokens.device)
+            return said
+        ends = self._decoded(tokens[:, -self._window :])
+        unsure = [row for row, end in enumerate(ends) if _BROKEN in end or self._holds(end)]
+        if unsure:
+            whole = self._decoded(tokens[unsure])
+            said[unsure] = torch.tensor([self._holds(text) for text in whole], device=said.device)
+        return said
+
+    def _decoded(self, tokens: Tensor) -> tuple[str, ...]:
+        return self.policy.decode(tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+    def _holds(self, text: str) -> bool:
+        return any(stop in text for stop in self.texts)
