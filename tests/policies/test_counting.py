@@ -9,6 +9,7 @@ from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.policies import SamplingSettings, TinyVLM, TokenCount
 from spatial_ssrl.rollout import InProcess
 from support.oracles import rollouts_of
+from support.tiny_models import random_question
 from support.tiny_vlm import loud_policy, mixed_questions
 
 GROUP = 4
@@ -52,9 +53,14 @@ def test_scoring_counts_what_it_reads(policy: TinyVLM) -> None:
     assert sum(lengths) + sum(rows) - len(rows) <= shared.computed
     assert shared.computed <= prompts.input_ids.numel() + rollouts.mask.numel() - len(rows)
 
+    by_question = [rows[start : start + GROUP] for start in range(0, len(rows), GROUP)]
+    assert shared.computed == policy.tokens_read(lengths, by_question)
+
     policy.shares_prompts = False
     alone = spent_by_scoring(policy, prompts, rollouts)
+    expected = policy.tokens_read(lengths, by_question)
     policy.shares_prompts = True
+    assert alone.computed == expected
     assert alone.repeated == repeated
     assert alone.computed == prompts.input_ids.numel() * GROUP + rollouts.mask.numel()
 
@@ -66,3 +72,14 @@ def test_sampling_counts_what_it_reads(policy: TinyVLM) -> None:
     real = int(prompts.attention_mask.sum())
     assert policy.tokens.repeated == real * GROUP + int(rollouts.mask.sum())
     assert real <= policy.tokens.computed <= prompts.input_ids.numel() + len(rollouts) * 5
+
+
+def test_sharing_reads_a_third_of_what_a_repeated_forward_reads(policy: TinyVLM) -> None:
+    # The lengths of one question with a long prompt, all about 20 times shorter.
+    prompts = policy.collator()([random_question(4, "Order them.", seed=4)])
+    length = prompts.input_ids.shape[1]
+    tokens = torch.arange(20, 20 + 8).unsqueeze(1).expand(-1, length // 5).contiguous()
+    rollouts = rollouts_of(tokens, torch.ones_like(tokens, dtype=torch.bool), 8)
+    spent = spent_by_scoring(policy, prompts, rollouts)
+    assert spent.repeated == 8 * (length + length // 5)
+    assert 3 * spent.computed <= spent.repeated

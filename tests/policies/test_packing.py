@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spatial_ssrl.policies.packing import distinct_completions, packed_rows
+from spatial_ssrl.policies import packing
+from spatial_ssrl.policies.packing import distinct_completions, packed_rows, packed_tokens
 from support.oracles import rollouts_of
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("per_row", [1, 2, 8])
-def test_every_distinct_completion_is_laid_out_once(seed: int, per_row: int) -> None:
+def test_every_distinct_completion_is_laid_out_once(
+    seed: int, per_row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_PER_ROW", per_row)
     generator = torch.Generator().manual_seed(seed)
     group, longest = 6, 5
     # Few tokens, so that completions repeat; some are empty or of one token.
@@ -35,7 +39,7 @@ def test_every_distinct_completion_is_laid_out_once(seed: int, per_row: int) -> 
         wanted = (row // group, *tokens[row, mask[row]].tolist())
         assert found[int(completions.inverse[row])] == wanted
 
-    rows = packed_rows(completions, per_row)
+    rows = packed_rows(completions)
     assert rows.shape[1] <= (longest - 1) * per_row
     flat_owner, flat_offset = rows.owner.flatten(), rows.offset.flatten()
     for index, (question, *kept) in enumerate(found):
@@ -48,15 +52,32 @@ def test_every_distinct_completion_is_laid_out_once(seed: int, per_row: int) -> 
             assert rows.question[row] == question
 
 
-def test_first_fit_fills_rows() -> None:
+def test_first_fit_fills_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_PER_ROW", 1)
     tokens = torch.arange(1, 25).view(4, 6)
     mask = torch.arange(6) < torch.tensor([[6], [3], [4], [2]])  # 5, 2, 3 and 1 tokens are read
     # Distinct completions are ordered by length.
-    rows = packed_rows(distinct_completions(rollouts_of(tokens, mask, 4)), 1)
+    rows = packed_rows(distinct_completions(rollouts_of(tokens, mask, 4)))
     assert rows.owner.tolist() == [[3, 3, 3, 3, 3], [2, 2, 2, 1, 1], [0, -1, -1, -1, -1]]
 
 
 def test_nothing_to_read() -> None:
     tokens, mask = torch.ones(3, 1, dtype=torch.int64), torch.tensor([[True], [False], [True]])
-    rows = packed_rows(distinct_completions(rollouts_of(tokens, mask, 1)), 2)
+    rows = packed_rows(distinct_completions(rollouts_of(tokens, mask, 1)))
     assert rows.shape == (0, 0)
+
+
+def test_a_third_of_a_repeated_forward_or_less() -> None:
+    # One group: a prompt of 1,500 tokens and eight completions of 300.
+    assert 3 * packed_tokens([1500], [[300] * 8]) <= 8 * (1500 + 300)
+    # Four groups of completions of mixed length: what is padded stays small.
+    groups = [[300, 40, 120, 80, 260, 150, 90, 210]] * 4
+    assert 3 * packed_tokens([1500] * 4, groups) <= 4 * (8 * 1500 + sum(groups[0]))
+
+
+def test_tokens_are_counted_as_they_are_laid_out() -> None:
+    tokens = torch.arange(1, 49).view(8, 6)
+    lengths = torch.tensor([[6], [3], [4], [2], [1], [5], [6], [6]])
+    completions = distinct_completions(rollouts_of(tokens, torch.arange(6) < lengths, 4))
+    rows, width = packed_rows(completions).shape
+    assert packed_tokens([7, 9], [[6, 3, 4, 2], [1, 5, 6, 6]]) == 2 * 9 + rows * width

@@ -93,6 +93,9 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     whole = trained(tmp_path, update=free(micro_batch_size=4))
     parts = trained(tmp_path, update=free(micro_batch_size=3))
     assert furthest(whole, parts) < 1e-5
+    # Less than a group: prompts here have about 60 tokens.
+    split = trained(tmp_path, update=free(micro_batch_tokens=90))
+    assert furthest(whole, split) < 1e-5
     assert furthest(whole, start) > 1e-3
 
 

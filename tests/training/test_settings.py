@@ -77,6 +77,10 @@ def test_a_run_without_end_cannot_fall() -> None:
         (lambda: ScheduleSettings(warmup_steps=-1), "warmup_steps must be 0 or more, got -1"),
         (lambda: ScheduleSettings(final=2.0), r"final must be in \[0, 1\], got 2.0"),
         (lambda: UpdateSettings(micro_batch_size=0), "micro_batch_size must be at least 1, got 0"),
+        (
+            lambda: UpdateSettings(micro_batch_tokens=0),
+            "micro_batch_tokens must be at least 1, got",
+        ),
         (lambda: UpdateSettings(inner_epochs=0), "inner_epochs must be at least 1, got 0"),
         (lambda: UpdateSettings(clip_norm=0.0), "clip_norm must be above 0, got 0.0; use inf"),
     ],

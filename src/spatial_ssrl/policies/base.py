@@ -158,6 +158,16 @@ class PolicyBackbone(nn.Module, ABC):
                 limits change probabilities. 0 counts as temperature 1.
         """
 
+    def tokens_read(self, prompts: Sequence[int], completions: Sequence[Sequence[int]]) -> int:
+        """Return the tokens that `logprobs` reads in one pass, padding included.
+
+        Args:
+            prompts: Length of each question's prompt.
+            completions: Length of each distinct completion of each question.
+        """
+        count = sum(len(group) for group in completions)
+        return count * (max(prompts) + max(max(group) for group in completions))
+
     @abstractmethod
     def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
         """Return the prompts of questions `rows`, in that order, with their share of images.

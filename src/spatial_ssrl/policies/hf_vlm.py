@@ -24,6 +24,7 @@ from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.group_cache import GroupCache
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
+from spatial_ssrl.policies.packing import packed_tokens
 from spatial_ssrl.policies.quantization import (
     QuantSettings,
     keep_differentiable,
@@ -279,10 +280,19 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     ) -> Tensor:
         """Return the log-probability of each completion token, shape (N, C), float32."""
         self.tokens += TokenCount(repeated=repeated_tokens(prompts, rollouts.mask))
-        longest = prompts.input_ids.shape[1] + rollouts.tokens.shape[1]
-        shared = self.shares_prompts and families.can_share(self.network, longest)
+        shared = self._shares(prompts.input_ids.shape[1], rollouts.tokens.shape[1])
         score = completion_logprobs if shared else repeated_logprobs
         return score(self, prompts, rollouts, sampling)
+
+    def tokens_read(self, prompts: Sequence[int], completions: Sequence[Sequence[int]]) -> int:
+        """Return the tokens that `logprobs` reads in one pass, padding included."""
+        longest = max(max(group) for group in completions)
+        if self._shares(max(prompts), longest):
+            return packed_tokens(prompts, completions)
+        return super().tokens_read(prompts, completions)
+
+    def _shares(self, prompt: int, completion: int) -> bool:
+        return self.shares_prompts and families.can_share(self.network, prompt + completion)
 
     def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
         """Return the prompts of questions `rows`, in that order, with their share of images.

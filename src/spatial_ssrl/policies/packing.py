@@ -10,6 +10,11 @@ from torch import Tensor
 
 from spatial_ssrl.core.batches import Rollouts
 
+# Completions of the greatest length that a row holds. Long rows waste work on completions that
+# do not see one another, short ones expand prompts more often; of 1, 2, 4 and 8 this was the
+# fastest on a CPU, or within 2 % of it.
+_PER_ROW = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Completions:
@@ -31,6 +36,13 @@ class Completions:
     def mask(self) -> Tensor:
         """True on real tokens, shape (U, C), bool."""
         return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
+
+    def spread(self, values: Tensor, rollouts: Rollouts) -> Tensor:
+        """Return values of distinct completions, (U, C), for all of `rollouts`, 0 on padding."""
+        out = values.new_zeros(rollouts.mask.shape)
+        # Plain indexing would add up gradients in any order.
+        out[:, : values.shape[1]] = values.index_select(0, self.inverse)
+        return out
 
 
 def distinct_completions(rollouts: Rollouts) -> Completions:
@@ -69,19 +81,10 @@ class PackedRows:
         return self.owner.shape[0], self.owner.shape[1]
 
 
-def packed_rows(completions: Completions, per_row: int) -> PackedRows:
-    """Lay completions into rows by first fit, longest first.
-
-    Args:
-        completions: What to lay out.
-        per_row: How many completions of the greatest length a row can hold, 1 or more. Long
-            rows waste work on completions that do not see one another; short ones expand
-            prompts more often.
-    """
+def packed_rows(completions: Completions) -> PackedRows:
+    """Lay completions into rows by first fit, longest first."""
     lengths = (completions.lengths - 1).clamp(min=0).tolist()
-    rows, columns, questions, width = _first_fit(
-        lengths, completions.question.tolist(), max(lengths) * per_row
-    )
+    rows, columns, questions, width = _first_fit(lengths, completions.question.tolist())
     start = torch.tensor(rows) * width + torch.tensor(columns)
     count = torch.tensor(lengths)
     owner = torch.repeat_interleave(torch.arange(len(lengths)), count)
@@ -98,11 +101,25 @@ def packed_rows(completions: Completions, per_row: int) -> PackedRows:
     )
 
 
+def packed_tokens(prompts: Sequence[int], completions: Sequence[Sequence[int]]) -> int:
+    """Return the tokens that one pass over some groups reads, padding included.
+
+    Args:
+        prompts: Length of each question's prompt.
+        completions: Length of each distinct completion of each question.
+    """
+    lengths = [max(length - 1, 0) for group in completions for length in group]
+    questions = [question for question, group in enumerate(completions) for _ in group]
+    _, _, rows, width = _first_fit(lengths, questions)
+    return len(prompts) * max(prompts) + len(rows) * width
+
+
 def _first_fit(
-    lengths: Sequence[int], questions: Sequence[int], capacity: int
+    lengths: Sequence[int], questions: Sequence[int]
 ) -> tuple[list[int], list[int], list[int], int]:
     """Return each item's row and column, each row's question, and the width of the fullest."""
     rows, columns = [0] * len(lengths), [0] * len(lengths)
+    capacity = max(lengths, default=0) * _PER_ROW
     filled: list[int] = []
     question_of: list[int] = []
     first: dict[int, int] = {}

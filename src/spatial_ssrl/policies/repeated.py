@@ -12,6 +12,7 @@ from torch.nn import functional
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.policies import families
 from spatial_ssrl.policies.counting import TokenCount
+from spatial_ssrl.policies.packing import distinct_completions
 from spatial_ssrl.policies.recomputation import recomputed
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import token_logprobs
@@ -26,10 +27,10 @@ def repeated_logprobs(
     rollouts: Rollouts,
     sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
 ) -> Tensor:
-    """Return the log-probability of each completion token, the prompt read once per row.
+    """Return the log-probability of each completion token, the prompt read once for each.
 
     What shared reading must agree with, and the way for models that sharing does not hold for;
-    slower by about the group size.
+    slower by about the group size. Equal completions of a question are computed once here too.
 
     Args:
         policy: The policy, loaded.
@@ -42,27 +43,25 @@ def repeated_logprobs(
     """
     inner = families.inner_model(policy.network)
     known = families.accepted_inputs(policy.network)
-    rows = [row // rollouts.group_size for row in range(len(rollouts))]
-    repeated = policy.select(prompts, rows)
+    completions = distinct_completions(rollouts)
+    tokens, mask = completions.tokens, completions.mask
+    repeated = policy.select(prompts, completions.question.tolist())
     positions, following = families.prompt_positions(inner, repeated)
-    later = families.next_positions(inner, following, rollouts.mask)
+    later = families.next_positions(inner, following, mask)
     length = repeated.input_ids.shape[1]
-    computed = repeated.input_ids.numel() + rollouts.tokens.numel()
-    policy.tokens += TokenCount(computed=computed)
+    policy.tokens += TokenCount(computed=repeated.input_ids.numel() + tokens.numel())
     with recomputed(policy.network):
         output = inner(
-            input_ids=torch.cat([repeated.input_ids, rollouts.tokens], dim=1),
-            attention_mask=torch.cat([repeated.attention_mask, rollouts.mask], dim=1).long(),
+            input_ids=torch.cat([repeated.input_ids, tokens], dim=1),
+            attention_mask=torch.cat([repeated.attention_mask, mask], dim=1).long(),
             position_ids=torch.cat([positions, later], dim=-1),
             use_cache=False,
-            **_extended(repeated.vision, known, length, rollouts.tokens.shape[1]),
+            **_extended(repeated.vision, known, length, tokens.shape[1]),
         )
     hidden: Tensor = output.last_hidden_state[:, length - 1 : -1]
-    scored = hidden.new_zeros(rollouts.mask.shape, dtype=torch.float32)
-    scored[rollouts.mask] = token_logprobs(
-        policy, hidden[rollouts.mask], rollouts.tokens[rollouts.mask], sampling
-    )
-    return scored
+    scored = hidden.new_zeros(mask.shape, dtype=torch.float32)
+    scored[mask] = token_logprobs(policy, hidden[mask], tokens[mask], sampling)
+    return completions.spread(scored, rollouts)
 
 
 def _extended(

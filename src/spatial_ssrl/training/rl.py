@@ -226,9 +226,14 @@ class RLModule(PolicyModule):
         )
 
     def _scores(self, prompts: PromptBatch, groups: Groups) -> Tensor:
-        size = self.update.micro_batch_size
         return score_in_micro_batches(
-            self.policy, prompts, groups.rollouts, groups.rows(), size, self.sampling
+            self.policy,
+            prompts,
+            groups.rollouts,
+            groups.rows(),
+            self.update.micro_batch_size,
+            self.sampling,
+            self.update.micro_batch_tokens,
         )
 
     # Updating.

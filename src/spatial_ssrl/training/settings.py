@@ -22,6 +22,10 @@ class UpdateSettings:
     Args:
         micro_batch_size: Questions, with all their completions, in one forward and backward
             pass; lowers memory, changes nothing else.
+        micro_batch_tokens: Most tokens in one forward and backward pass, those of prompts, of
+            completions and of padding; None sets no limit. A group beyond it is split, and its
+            prompt read once for each part; a single completion is never split. Lowers memory,
+            changes nothing else.
         inner_epochs: Passes over the same completions; 1 stays on-policy. The cold start always
             takes one.
         mini_batches: Optimiser steps of one such pass, each on its share of the questions and
@@ -45,6 +49,7 @@ class UpdateSettings:
     """
 
     micro_batch_size: int = 8
+    micro_batch_tokens: int | None = None
     inner_epochs: int = 1
     mini_batches: int = 1
     clip_norm: float = 1.0
@@ -56,6 +61,11 @@ class UpdateSettings:
         for name in ("micro_batch_size", "inner_epochs", "mini_batches", "resample_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"update.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
+            raise ConfigError(
+                f"update.micro_batch_tokens must be at least 1, got {self.micro_batch_tokens}; "
+                "leave it out to set no limit."
+            )
         if not self.clip_norm > 0:
             raise ConfigError(
                 f"update.clip_norm must be above 0, got {self.clip_norm}; "

@@ -15,6 +15,7 @@ from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training import distributed
 from spatial_ssrl.training.failures import bad_update
 from spatial_ssrl.training.module import PolicyModule
+from spatial_ssrl.training.parts import parts_of
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers.base import Verifier
 
@@ -80,8 +81,9 @@ class SFTModule(PolicyModule):
                 )
 
         with self.noise_of_step():
-            for rows in batch.alike(size=self.update.micro_batch_size):
-                loss = loss_of(rows)
+            limits = self.update.micro_batch_size, self.update.micro_batch_tokens
+            for part in parts_of(self.policy, batch, given, range(len(batch)), *limits):
+                loss = loss_of(part.questions)
                 self.manual_backward(loss)
                 total += loss.detach()
         self.check_loss(total, culprit)

@@ -26,7 +26,7 @@ class UpdateLoss:
         policy: The weights that are trained.
         algorithm: Whose loss.
         sampling: The distribution completions were drawn from.
-        settings: Size of micro-batches.
+        settings: Limits of micro-batches.
         prompts: B questions.
         scored: Their completions.
         live: Numbers of the questions to learn from.
@@ -56,8 +56,9 @@ class UpdateLoss:
 
     def parts(self, share: Sequence[int], normaliser: float) -> Iterator[LossOutput]:
         """Yield the loss of one micro-batch after another of the live questions of a share."""
-        rows, size = [row for row in share if row in self.live], self.settings.micro_batch_size
-        for part in micro_batches(self.policy, self.prompts, self.scored, rows, size):
+        rows = [row for row in share if row in self.live]
+        limits = self.settings.micro_batch_size, self.settings.micro_batch_tokens
+        for part in micro_batches(self.policy, self.prompts, self.scored, rows, *limits):
             logprobs = self.policy.logprobs(part.prompts, part.rollouts, self.sampling)
             yield self.algorithm.loss(part.loss_inputs(logprobs), normaliser)
 
@@ -68,6 +69,6 @@ class UpdateLoss:
         return bad_update(
             self.prompts.questions,
             [row for row in share if row in self.live],
-            lambda row: next(self.parts([row], normaliser)).loss,
+            lambda row: torch.stack([p.loss for p in self.parts([row], normaliser)]).sum(),
             parameters,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from spatial_ssrl.core.batches import LossInputs, PromptBatch, Rollouts, ScoredRollouts
 from spatial_ssrl.policies.base import PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
+from spatial_ssrl.training.parts import Part, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class MicroBatch:
 
     Args:
         prompts: b questions.
-        rollouts: Their n = b * G completions, cut to the longest of them.
+        rollouts: Their n completions, all or, of one question, some; cut to the longest.
         advantages: Of each token, shape (n, c).
         old_logprobs: Shape (n, c).
         ref_logprobs: Shape (n, c), or None.
@@ -48,16 +49,26 @@ def select_rollouts(rollouts: Rollouts, questions: Sequence[int]) -> tuple[Rollo
     device, group = rollouts.tokens.device, rollouts.group_size
     first = torch.tensor(questions, device=device).unsqueeze(1) * group
     rows = (first + torch.arange(group, device=device)).flatten()
+    return _rows_of(rollouts, rows, group), rows
+
+
+def _rows_of(rollouts: Rollouts, rows: Tensor, group_size: int) -> Rollouts:
+    """Return the completions of some rows, cut to the longest, `group_size` a question."""
     width = int(rollouts.mask[rows].sum(dim=1).max())
-    chosen = replace(
+    return replace(
         rollouts,
         tokens=rollouts.tokens[rows, :width],
         mask=rollouts.mask[rows, :width],
         logprobs=None if rollouts.logprobs is None else rollouts.logprobs[rows, :width],
         texts=tuple(rollouts.texts[row] for row in rows.tolist()),
         truncated=rollouts.truncated[rows],
+        group_size=group_size,
     )
-    return chosen, rows
+
+
+def _of_part(rollouts: Rollouts, part: Part) -> tuple[Rollouts, Tensor]:
+    rows = torch.tensor(part.completions, device=rollouts.tokens.device)
+    return _rows_of(rollouts, rows, len(part.completions) // len(part.questions)), rows
 
 
 def micro_batches(
@@ -66,14 +77,18 @@ def micro_batches(
     scored: ScoredRollouts,
     questions: Sequence[int],
     size: int,
+    tokens: int | None = None,
 ) -> Iterator[MicroBatch]:
-    """Yield the chosen questions of a scored batch, at most `size` alike ones at a time."""
-    for chunk in prompts.alike(questions, size):
-        rollouts, rows = select_rollouts(scored.rollouts, chunk)
+    """Yield the completions of chosen questions of a scored batch, a part at a time.
+
+    See `parts_of` for `size` and `tokens`.
+    """
+    for part in parts_of(policy, prompts, scored.rollouts, questions, size, tokens):
+        rollouts, rows = _of_part(scored.rollouts, part)
         width = rollouts.tokens.shape[1]
         reference = scored.ref_logprobs
         yield MicroBatch(
-            prompts=policy.select(prompts, chunk),
+            prompts=policy.select(prompts, part.questions),
             rollouts=rollouts,
             advantages=scored.advantages[rows, :width],
             old_logprobs=scored.old_logprobs[rows, :width],
@@ -89,14 +104,16 @@ def score_in_micro_batches(
     questions: Sequence[int],
     size: int,
     sampling: SamplingSettings,
+    tokens: int | None = None,
 ) -> Tensor:
     """Return log-probabilities of completions without gradient, shape (N, C), float32.
 
-    Only the chosen questions are scored; the rows of the others stay 0.
+    Only the chosen questions are scored; the rows of the others stay 0. See `parts_of` for
+    `size` and `tokens`.
     """
     scores = torch.zeros(rollouts.tokens.shape, device=rollouts.tokens.device)
-    for chunk in prompts.alike(questions, size):
-        chosen, rows = select_rollouts(rollouts, chunk)
-        values = policy.logprobs(policy.select(prompts, chunk), chosen, sampling)
+    for part in parts_of(policy, prompts, rollouts, questions, size, tokens):
+        chosen, rows = _of_part(rollouts, part)
+        values = policy.logprobs(policy.select(prompts, part.questions), chosen, sampling)
         scores[rows, : values.shape[1]] = values.float()
     return scores
