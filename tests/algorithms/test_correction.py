@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from spatial_ssrl.algorithms import GRPO, CorrectionSettings
+from spatial_ssrl.algorithms import GRPO, GSPO, ClipSettings, CorrectionSettings
 from spatial_ssrl.algorithms.correction import correction_weights
 from spatial_ssrl.core.batches import LossInputs
 from support.golden import LENGTHS, LOGPROBS, MASK, OLD, SAMPLING
@@ -68,6 +68,9 @@ def test_statistics_and_needs() -> None:
     algorithm = GRPO(kl_coefficient=0.0, correction=CorrectionSettings("token", "mask", high=1.1))
     assert algorithm.needs_old_scores
     assert not GRPO().needs_old_scores
+    # Bounds of GSPO are narrower than what a sampler in bfloat16 may be off by.
+    assert GSPO().needs_old_scores
+    assert not GSPO(clip=ClipSettings()).needs_old_scores
     inputs = LossInputs(LOGPROBS, OLD, None, SAMPLING, torch.ones_like(OLD), MASK)
     stats = algorithm.loss(inputs, algorithm.normaliser(LENGTHS)).stats
     weights, changed = correction_weights(OLD, SAMPLING, MASK, algorithm.correction)

@@ -19,7 +19,8 @@ from spatial_ssrl.algorithms.settings import (
 class GSPO(GRPO):
     """GRPO whose ratio is that of the whole completion, as a geometric mean over its tokens.
 
-    The bounds are narrow because such a mean moves little.
+    The bounds are narrow because such a mean moves little: narrower than what bfloat16 lets
+    sampling and scoring differ by, so completions are scored anew before an update.
 
     Departures from the paper: 1e-4 is added to the standard deviation. `ratio.level:
     "sequence_mean_token"` is the paper's token form.
@@ -52,3 +53,8 @@ class GSPO(GRPO):
         super().__init__(
             kl_coefficient, clip, ratio, kl, advantage, aggregation, correction, overlong
         )
+
+    @property
+    def needs_old_scores(self) -> bool:
+        """Always, unless bounds are as wide as those of tokens."""
+        return self.correction.active or min(self.clip.low, self.clip.above) < 0.01
