@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from support.tiny_training import tiny_data
+
 SCRIPT = Path(__file__).with_name("killed_run.py")
 OF_THE_MACHINE = ("seconds/", "_per_s", "peak_memory")
 
@@ -45,17 +47,19 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return kept
 
 
-def check(folder: Path, killed: list[list[Any]], steps: int) -> None:
-    """Compare both runs: questions, metrics and the bytes of every weight."""
+def check(folder: Path, killed: list[list[Any]]) -> list[dict[str, Any]]:
+    """Compare both runs: questions, metrics and the bytes of every weight; return the steps."""
     assert [ended for *_, ended in killed] == [signal.SIGKILL] * 5 + [0]
     assert {"between inner epochs", "half written"} <= {moment for _, moment, _ in killed}
     whole, resumed = lines(folder / "whole"), lines(folder / "killed")
-    assert [step["at"] for step in whole] == list(range(steps))
+    assert [step["at"] for step in whole] == list(range(len(whole)))
     assert resumed == whole
     # Some step was done more than once, or nothing was put to the test.
-    assert len((folder / "killed" / "steps.jsonl").read_text().splitlines()) > steps
-    uids = [uid for step in whole for uid in step["uids"]]
-    assert len(set(uids)) == len(uids)
+    assert len((folder / "killed" / "steps.jsonl").read_text().splitlines()) > len(whole)
+    # Every question of the stream in its turn, none twice and none left out.
+    stream = tiny_data().train_dataloader()
+    for step, questions in zip(whole, stream, strict=False):
+        assert step["uids"] == [question.uid for question in questions]
     first, second = (torch.load(folder / name / "weights.pt") for name in ("whole", "killed"))
     assert first.keys() == second.keys()
     for name, value in first.items():
@@ -68,13 +72,23 @@ def check(folder: Path, killed: list[list[Any]], steps: int) -> None:
         "steps.jsonl",
         "weights.pt",
     }
+    return whole
 
 
 def test_a_run_killed_five_times_is_the_run_that_was_never_stopped(tmp_path: Path) -> None:
-    check(tmp_path, runs(tmp_path, seed=0, steps=10), 10)
+    assert len(check(tmp_path, runs(tmp_path, seed=0, steps=10))) == 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_over_twenty_steps(tmp_path: Path, seed: int) -> None:
-    check(tmp_path, runs(tmp_path, seed=seed, steps=20), 20)
+    assert len(check(tmp_path, runs(tmp_path, seed=seed, steps=20))) == 20
+
+
+@pytest.mark.slow
+def test_with_groups_that_wait_for_an_update(tmp_path: Path) -> None:
+    killed = runs(tmp_path, seed=3, steps=12, flat_groups="resample", mini_batches=2)
+    steps = check(tmp_path, killed)
+    assert any(step["metrics"]["groups_waiting"] for step in steps)
+    # Some batches found too few groups for an update.
+    assert len(steps) > len({step["step"] for step in steps})

@@ -12,7 +12,7 @@ from torch import Tensor
 from spatial_ssrl.core.batches import Rollouts
 from spatial_ssrl.core.errors import SpatialSSRLError
 from spatial_ssrl.core.questions import Question, Verdict
-from spatial_ssrl.training.distributed import gather
+from spatial_ssrl.training.distributed import gather, rank, world_size
 from spatial_ssrl.training.groups import Groups, join_groups
 from spatial_ssrl.training.settings import UpdateSettings
 
@@ -79,13 +79,25 @@ class GroupBuffer:
         return groups if taken is None else taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything as tensors and text, which load with `weights_only=True`."""
-        return {"tries": self.tries, "groups": [_packed(groups) for groups in self._waiting]}
+        """Return everything as tensors and text, which load with `weights_only=True`.
+
+        Of all processes, since only the first writes checkpoints; all of them must ask.
+        """
+        mine = [_packed(groups) for groups in self._waiting]
+        return {"tries": self.tries, "groups": gather(mine, "saving groups that wait")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Wait with what `state_dict` recorded, and nothing else."""
+        """Wait with what `state_dict` recorded of this process, and nothing else.
+
+        With another number of processes than there were, each takes its share of all.
+        """
         self.tries = state["tries"]
-        self._waiting = [_unpacked(packed) for packed in state["groups"]]
+        parts = state["groups"]
+        if len(parts) == world_size():
+            mine = parts[rank()]
+        else:
+            mine = [packed for part in parts for packed in part][rank() :: world_size()]
+        self._waiting = [_unpacked(packed) for packed in mine]
 
 
 # Tensors of rollouts and groups, each stored under its own name.
