@@ -105,13 +105,21 @@ class Trace:
     tokens: object
 
 
-@pytest.mark.parametrize("kind", ["rl", "sft"])
-def test_nothing_else_depends_on_it(tmp_path: Path, kind: str) -> None:
+# All weights: batch statistics would move. With dropout: its random numbers would.
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [
+        ("rl", LoraSettings(rank=2, dropout=0.3)),
+        ("sft", LoraSettings(rank=2, dropout=0.3)),
+        ("sft", None),
+    ],
+)
+def test_nothing_else_depends_on_it(tmp_path: Path, kind: str, lora: LoraSettings | None) -> None:
     def run(check: bool) -> Trace:
         torch.manual_seed(0)
         np.random.seed(0)
         random.seed(0)
-        policy = tiny_policy(lora=LoraSettings(rank=2, dropout=0.3))
+        policy = tiny_policy(lora=lora)
         update, log = UpdateSettings(self_check=check), StepLog()
         module: PolicyModule = SFTModule(policy, optimizer=adam, update=update)
         if kind == "rl":

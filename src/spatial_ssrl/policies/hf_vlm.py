@@ -368,7 +368,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             self._reference = {name: tensor.detach().clone() for name, tensor in live.items()}
         for name, tensor in live.items():
             self._reference[name] = self._reference[name].to(tensor.device)
-        with weights.swapped(live, self._reference):
+        # Kept as it was, whatever precision the model has been cast to since.
+        cast = {name: self._reference[name].to(tensor.dtype) for name, tensor in live.items()}
+        with weights.swapped(live, cast):
             yield
 
     def trainable_state(self) -> dict[str, Tensor]:
