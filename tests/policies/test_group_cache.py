@@ -33,8 +33,9 @@ def said(policy: HFVisionLanguagePolicy, state: ReadState, tokens: list[int]) ->
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("family", [*FAMILIES, "tiny_vlm"])
-def test_rows_continue_as_if_each_had_its_prompt(family: str, tmp_path: Path) -> None:
+def test_rows_continue_as_if_each_had_its_prompt(family: str, apart: bool, tmp_path: Path) -> None:
     policy = built(family, tmp_path)
     assert policy.keeps_prompts_once
     # Prompts of one and of several pictures, left padded.
@@ -50,7 +51,11 @@ def test_rows_continue_as_if_each_had_its_prompt(family: str, tmp_path: Path) ->
     prompts = policy.collator()(questions)
     assert not prompts.attention_mask.all()
     plain = policy.read(prompts)
-    grouped = policy.for_sampling(replace(plain, cache=copy.deepcopy(plain.cache)))
+    states = [replace(plain, cache=copy.deepcopy(plain.cache))]
+    if apart:
+        states = [policy.read(policy.select(prompts, rows)) for rows in ([0, 2], [1])]
+        plain = plain.select(torch.tensor([0, 2, 1]))
+    grouped = policy.for_sampling(states)
     assert isinstance(plain.cache, DynamicCache)
     assert isinstance(grouped.cache, GroupCache)
     # Fork unevenly, go on, drop a whole group and change the order, fork again.
@@ -76,7 +81,7 @@ def test_many_tokens_outgrow_the_first_buffer() -> None:
     policy = loud_policy()
     prompts = policy.collator()(mixed_questions()[:2])
     plain = policy.read(prompts)
-    grouped = policy.for_sampling(replace(plain, cache=copy.deepcopy(plain.cache)))
+    grouped = policy.for_sampling([replace(plain, cache=copy.deepcopy(plain.cache))])
     for step in range(140):
         token = [5 + step % 60, 9 + step % 50]
         plain, grouped = said(policy, plain, token), said(policy, grouped, token)
@@ -86,7 +91,7 @@ def test_many_tokens_outgrow_the_first_buffer() -> None:
 
 def test_the_network_is_left_as_it_was() -> None:
     policy = loud_policy()
-    state = policy.for_sampling(policy.read(policy.collator()(mixed_questions())))
+    state = policy.for_sampling([policy.read(policy.collator()(mixed_questions()))])
     text = policy.network.config.get_text_config()
     with torch.no_grad():
         said(policy, state, [5, 6, 7])
@@ -102,7 +107,7 @@ def test_other_kinds_of_attention_keep_their_cache() -> None:
     policy.network.config.get_text_config()._attn_implementation = "eager"
     assert not policy.keeps_prompts_once
     state = policy.read(policy.collator()(mixed_questions()))
-    assert policy.for_sampling(state) is state
+    assert policy.for_sampling([state]) is state
 
 
 @pytest.mark.parametrize("prompt", [[0, 1, 2], [0, 0, 1, 1], [2, 0, 1, 0, 0], [1, 0, 1]])

@@ -228,7 +228,7 @@ def test_splitting_the_batch_changes_no_completion(
     prompts = policy.collator()(mixed_questions())
     whole = sample(policy, prompts, 5)
     assert len(prompts.alike()) > 1
-    monkeypatch.setattr(PromptBatch, "alike", lambda self: parts)
+    monkeypatch.setattr(PromptBatch, "alike", lambda self, rows=None: parts)
     split = sample(policy, prompts, 5)
     assert torch.equal(split.tokens, whole.tokens)
     assert torch.equal(split.mask, whole.mask)
@@ -343,10 +343,33 @@ def test_rows_of_the_cache_follow_who_is_left(monkeypatch: pytest.MonkeyPatch) -
     chain.table[1, 0, 1:3] = 0
     chain.table[1, 1, 2] = 0
     chain.table[1, 2, END] = 0
-    monkeypatch.setattr(PromptBatch, "alike", lambda self: [[0, 1]])
+    monkeypatch.setattr(PromptBatch, "alike", lambda self, rows=None: [[0, 1]])
     texts = sample(chain, chain.prompts(), 4, 4).texts
     assert texts[:4] == (".",) * 4
     assert set(texts[4:]) == {"bc.", "c."}
+
+
+def test_prompts_read_apart_are_continued_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = loud_policy()
+    prompts = policy.collator()(mixed_questions())
+    reads, steps = [], []
+    read, read_on = policy.read, policy.read_on
+
+    def watched_read(part: PromptBatch) -> ReadState:
+        reads.append(len(part))
+        return read(part)
+
+    def watched_read_on(state: ReadState, tokens: Tensor, mask: Tensor) -> tuple[ReadState, Tensor]:
+        steps.append(len(tokens))
+        return read_on(state, tokens, mask)
+
+    monkeypatch.setattr(policy, "read", watched_read)
+    monkeypatch.setattr(policy, "read_on", watched_read_on)
+    rollouts = sample(policy, prompts, 5)
+    assert reads == [1, 1, 1]
+    assert len(steps) == rollouts.tokens.shape[1] - 1
+    for step, rows in enumerate(steps):
+        assert rows <= int(rollouts.mask[:, step + 1].sum())
 
 
 def test_agreeing_completions_share_one_row_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

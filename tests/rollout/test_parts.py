@@ -49,11 +49,14 @@ def test_parts_hold_every_completion_once_and_stay_in_the_limit(
 
 @pytest.mark.parametrize("budget", [None, 100_000])
 def test_what_fits_is_not_split_but_by_length(budget: int | None) -> None:
-    found = [part.questions for part in parts(prompts(), 6, 20, budget, True)]
+    found = [part.questions for part in parts(prompts(), 6, 20, budget, False)]
     assert found == [(4,), (0, 2, 5), (1, 3)]
+    found = [part.questions for part in parts(prompts(), 6, 20, budget, True)]
+    assert found == [(0, 1, 2, 3, 4, 5)]
 
 
 def test_a_prompt_kept_once_leaves_room_for_more_completions() -> None:
+    # The longest takes 200 and 6 * 20 tokens kept once; twice 200 and 2 * 20 when repeated.
     for once, sizes in ((True, [6]), (False, [2, 2, 2])):
         found = [part for part in parts(prompts(), 6, 20, 440, once) if part.questions == (4,)]
         assert [part.stop - part.first for part in found] == sizes

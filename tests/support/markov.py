@@ -59,7 +59,8 @@ class MarkovChain:
         hidden = torch.stack([question, torch.zeros_like(question)], dim=1).float()
         return ReadState(DynamicCache(), prompts.attention_mask, question * 0, hidden)
 
-    def for_sampling(self, state: ReadState) -> ReadState:
+    def for_sampling(self, states: Sequence[ReadState]) -> ReadState:
+        (state,) = states
         return state
 
     def read_on(self, state: ReadState, tokens: Tensor, mask: Tensor) -> tuple[ReadState, Tensor]:

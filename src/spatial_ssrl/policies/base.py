@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import Cache, DynamicCache
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
@@ -57,6 +59,21 @@ class ReadState:
                 layer.keys.index_select(0, rows), layer.values.index_select(0, rows), index
             )
         return self._with(cache, rows)
+
+    @staticmethod
+    def keeping_prompts_once(states: Sequence[ReadState]) -> ReadState:
+        """Return what these states have read, rows being prompts, each to be kept only once.
+
+        For sampling: gradients do not flow through what continues it.
+        """
+        longest = max(state.mask.shape[1] for state in states)
+        masks = [pad(state.mask, (longest - state.mask.shape[1], 0)) for state in states]
+        return ReadState(
+            cache=GroupCache.of([state.cache for state in states]),
+            mask=torch.cat(masks),
+            position=torch.cat([state.position for state in states]),
+            hidden=torch.cat([state.hidden for state in states]),
+        )
 
     def _with(self, cache: Cache, rows: Tensor) -> ReadState:
         return replace(
@@ -124,12 +141,14 @@ class PolicyBackbone(nn.Module, ABC):
         """Whether states made `for_sampling` keep a prompt once, however many rows continue it."""
         return False
 
-    def for_sampling(self, state: ReadState) -> ReadState:
-        """Return a state that continues as this one does, without gradient, token by token.
+    def for_sampling(self, states: Sequence[ReadState]) -> ReadState:
+        """Return a state that continues as these do, without gradient, token by token.
 
-        What is cheapest to select rows of and to extend by single tokens; the state itself
-        where a policy knows nothing better.
+        Args:
+            states: What was read, rows being prompts. Where `keeps_prompts_once` is true there
+                may be several, whose rows follow one another; otherwise there is one.
         """
+        (state,) = states
         return state
 
     @abstractmethod

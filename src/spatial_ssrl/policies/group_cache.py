@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -149,20 +150,27 @@ class GroupCache(Cache):
         self.members = members
 
     @staticmethod
-    def of(cache: Cache) -> GroupCache | None:
-        """Return a cache whose rows are prompts as one that keeps them once.
+    def of(caches: Sequence[Cache]) -> GroupCache:
+        """Return one cache that keeps once the prompts that are the rows of these.
 
-        None when a layer keeps something else than all keys and values.
+        Prompts of different length are left padded to the longest.
+
+        Raises:
+            TypeError: If a layer keeps something else than all keys and values.
         """
-        if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
-            return None
-        prompts = [cast(DynamicLayer, layer) for layer in cache.layers]
-        first = cast(Tensor, prompts[0].keys)
-        members = Members.of(torch.arange(len(first), device=first.device), len(first))
-        layers = []
-        for layer in prompts:
-            keys, values = cast(Tensor, layer.keys), cast(Tensor, layer.values)
+        kinds = {type(layer) for cache in caches for layer in cache.layers}
+        if kinds - {DynamicLayer}:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise TypeError(f"prompts of layers {names} cannot be kept once")
+        layers, members = [], None
+        for parts in zip(*(cache.layers for cache in caches), strict=True):
+            keys = _stacked([cast(DynamicLayer, part).keys for part in parts])
+            values = _stacked([cast(DynamicLayer, part).values for part in parts])
+            if members is None:
+                members = Members.of(torch.arange(len(keys), device=keys.device), len(keys))
             layers.append(GroupLayer(keys, values, members, keys[:, :, :0], values[:, :, :0]))
+        if members is None:
+            raise TypeError("a cache without layers keeps no prompts")
         return GroupCache(layers, members)
 
     def select(self, rows: Tensor) -> GroupCache:
@@ -264,6 +272,15 @@ def _attended(
     found = members.gather(prompt) @ layer.prompt_values.float()
     out: Tensor = members.scatter(found, asked.shape[2]) + said @ value
     return out.view(query.shape)
+
+
+def _stacked(prompts: Sequence[Tensor | None]) -> Tensor:
+    """Return keys or values (Q_i, H, P_i, d) as one tensor, left padded, (sum Q_i, H, P, d)."""
+    given = [cast(Tensor, part) for part in prompts]
+    if len(given) == 1:
+        return given[0]
+    longest = max(part.shape[2] for part in given)
+    return torch.cat([functional.pad(part, (0, 0, longest - part.shape[2], 0)) for part in given])
 
 
 def _attentions(network: nn.Module) -> Iterator[nn.Module]:

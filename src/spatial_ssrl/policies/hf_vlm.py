@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -22,7 +21,6 @@ from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapt
 from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadState
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
-from spatial_ssrl.policies.group_cache import GroupCache
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.packing import packed_tokens
 from spatial_ssrl.policies.quantization import (
@@ -249,10 +247,11 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         """Whether states made `for_sampling` keep a prompt once, however many rows continue it."""
         return group_cache.keeps_prompts_once(self.network)
 
-    def for_sampling(self, state: ReadState) -> ReadState:
-        """Return a state that keeps each prompt once, where the model's attention allows it."""
-        shared = GroupCache.of(state.cache) if self.keeps_prompts_once else None
-        return state if shared is None else replace(state, cache=shared)
+    def for_sampling(self, states: Sequence[ReadState]) -> ReadState:
+        """Return one state that keeps each prompt once, where the model's attention allows it."""
+        if not self.keeps_prompts_once:
+            return super().for_sampling(states)
+        return ReadState.keeping_prompts_once(states)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return next-token logits, (..., V), float32; placeholders are -inf.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError
-from spatial_ssrl.policies.base import PolicyBackbone
+from spatial_ssrl.policies.base import PolicyBackbone, ReadState
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.sampling import SamplingSettings, adjusted_logits
 from spatial_ssrl.rollout.base import ROLLOUTS, RolloutEngine
 from spatial_ssrl.rollout.noise import completion_numbers
-from spatial_ssrl.rollout.parts import parts
+from spatial_ssrl.rollout.parts import Part, parts
 from spatial_ssrl.rollout.stops import StopTexts
 
 
@@ -63,13 +64,7 @@ class InProcess(RolloutEngine):
             self.batch_tokens,
             policy.keeps_prompts_once,
         ):
-            few = len(part.questions) < len(prompts)
-            chosen = policy.select(prompts, part.questions) if few else prompts
-            device = prompts.input_ids.device
-            questions = torch.tensor(part.questions, device=device)
-            completions = torch.arange(part.first, part.stop, device=device)
-            live = (questions.unsqueeze(1) * group_size + completions).flatten()
-            _sample_part(policy, chosen, live, sampling, draw)
+            _sample_part(policy, prompts, part, group_size, sampling, draw)
         width = int(draw.mask.sum(1).max())
         tokens, mask = draw.tokens[:, :width], draw.mask[:, :width]
         policy.tokens += TokenCount(repeated=repeated_tokens(prompts, mask))
@@ -124,16 +119,21 @@ class _Draw:
 def _sample_part(
     policy: PolicyBackbone,
     prompts: PromptBatch,
-    live: Tensor,
+    part: Part,
+    group_size: int,
     sampling: SamplingSettings,
     draw: _Draw,
 ) -> None:
-    """Draw completions `live` of `draw`, as many of each prompt, in the order of the prompts."""
-    device, limit = live.device, sampling.max_new_tokens
+    """Draw some completions of some prompts."""
+    device, limit = prompts.input_ids.device, sampling.max_new_tokens
     ends = torch.tensor(policy.end_token_ids, dtype=torch.long, device=device)
     stops = StopTexts(policy, sampling.stop)
-    state = policy.for_sampling(policy.read(prompts))
-    row = torch.arange(len(prompts), device=device).repeat_interleave(len(live) // len(prompts))
+    alike = prompts.alike(part.questions)
+    questions = torch.tensor([row for rows in alike for row in rows], device=device)
+    completions = torch.arange(part.first, part.stop, device=device)
+    live = (questions.unsqueeze(1) * group_size + completions).flatten()
+    row = torch.arange(len(questions), device=device).repeat_interleave(len(completions))
+    state = policy.for_sampling([_read(policy, prompts, rows) for rows in alike])
     for step in range(limit):
         scores = policy.logits(state.hidden)
         chosen, logprobs = _choose(scores, row, draw.uniform[live, step], sampling)
@@ -150,6 +150,10 @@ def _sample_part(
         new = (branches % scores.shape[-1]).unsqueeze(1)
         state, _ = policy.read_on(state, new, torch.ones_like(new, dtype=torch.bool))
     draw.truncated[live] = True
+
+
+def _read(policy: PolicyBackbone, prompts: PromptBatch, rows: Sequence[int]) -> ReadState:
+    return policy.read(policy.select(prompts, rows) if len(rows) < len(prompts) else prompts)
 
 
 def _choose(

@@ -30,10 +30,11 @@ def parts(
     budget: int | None,
     prompt_once: bool,
 ) -> Iterator[Part]:
-    """Yield parts that keep at most `budget` tokens, questions of like length together.
+    """Yield parts that keep at most `budget` tokens.
 
-    A group too large is sampled a few completions at a time; a single completion is sampled
-    however long it is.
+    Questions of like length go together; where prompts are kept once any go together, since
+    padding then costs little. A group too large is sampled a few completions at a time; a single
+    completion is sampled however long it is.
 
     Args:
         prompts: B prompts.
@@ -45,22 +46,23 @@ def parts(
     """
     lengths = prompts.attention_mask.sum(dim=1).tolist()
 
-    def kept(length: int, completions: int) -> int:
+    def kept(row: int, completions: int) -> int:
         copies = 1 if prompt_once else completions
-        return copies * length + completions * new_tokens
+        return int(copies * lengths[row] + completions * new_tokens)
 
-    for alike in prompts.alike():
-        longest = max(lengths[row] for row in alike)
-        if budget is None:
-            yield Part(tuple(alike), 0, group_size)
-            continue
-        if (together := budget // kept(longest, group_size)) > 0:
-            for start in range(0, len(alike), together):
-                yield Part(tuple(alike[start : start + together]), 0, group_size)
-            continue
-        for row in alike:
+    for together in [list(range(len(prompts)))] if prompt_once else prompts.alike():
+        left = sorted(together, key=lambda row: -lengths[row])
+        while left:
+            longest = left[0]
+            count = len(left) if budget is None else budget // kept(longest, group_size)
+            if count > 0:
+                yield Part(tuple(sorted(left[:count])), 0, group_size)
+                left = left[count:]
+                continue
+            assert budget is not None
             size = group_size
-            while size > 1 and kept(lengths[row], size) > budget:
+            while size > 1 and kept(longest, size) > budget:
                 size -= 1
             for first in range(0, group_size, size):
-                yield Part((row,), first, min(first + size, group_size))
+                yield Part((longest,), first, min(first + size, group_size))
+            left = left[1:]
