@@ -112,36 +112,17 @@ def measure(options: argparse.Namespace) -> None:
 
 def _cold_start(options: argparse.Namespace) -> list[AnswerRecord]:
     """Return the answers of the cold start, which is trained unless it is there."""
-    folder = options.runs / "cold_start"
-    if not (folder / "records.jsonl").exists():
-        shutil.rmtree(folder, ignore_errors=True)
+    if not (options.runs / "cold_start" / "policy").exists():
         settings = Settings(options.cold_start_minutes, options.seed, None, _questions(options))
-        cli = fit.run(["fit", *stage_arguments("cold_start", options.runs, settings)])
-        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-    return read_records(folder / "records.jsonl")
+        fit.run(["fit", *stage_arguments("cold_start", options.runs, settings)])
+    # New adapters change nothing until they are trained.
+    return _rl_stage("GRPO", options, steps=0, folder=options.runs / "before")
 
 
 def _train(name: str, options: argparse.Namespace, before: list[AnswerRecord]) -> dict[str, Any]:
     """Train and test with one algorithm; return its curve and what it gained."""
     folder = options.runs / name
-    shutil.rmtree(folder, ignore_errors=True)
-    settings = Settings(options.cold_start_minutes, options.seed, None, _questions(options))
-    cli = fit.run(
-        [
-            "fit",
-            *stage_arguments("grpo", options.runs, settings),
-            *("--trainer.max_steps", str(options.steps)),
-            *("--trainer.val_check_interval", str(options.every)),
-            *("--trainer.num_sanity_val_steps", "-1"),  # The accuracy at step 0.
-            *("--trainer.default_root_dir", str(folder)),
-            f"--trainer.callbacks+={Path(__file__).stem}.{Stopwatch.__name__}",
-            *("--model.init_args.algorithm", str(_algorithm_file(name, options.runs))),
-        ]
-    )
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-    after = read_records(folder / "records.jsonl")
-    asked = {record.uid for record in after}
-    found = compare([record for record in before if record.uid in asked], after)
+    found = compare(before, _rl_stage(name, options, options.steps, folder))
     return {
         "curve": json.loads((folder / CURVE).read_text()),
         "accuracy": found["mean"]["grpo"],
@@ -150,6 +131,28 @@ def _train(name: str, options: argparse.Namespace, before: list[AnswerRecord]) -
         "date": datetime.date.today().isoformat(),
         "load_average": os.getloadavg(),
     }
+
+
+def _rl_stage(
+    name: str, options: argparse.Namespace, steps: int, folder: Path
+) -> list[AnswerRecord]:
+    """Run the RL stage with one algorithm; return the answers of the policy it leaves."""
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = Settings(options.cold_start_minutes, options.seed, None, _questions(options))
+    cli = fit.run(
+        [
+            "fit",
+            *stage_arguments("grpo", options.runs, settings),
+            *("--trainer.max_steps", str(steps)),
+            *("--trainer.val_check_interval", str(options.every)),
+            *("--trainer.num_sanity_val_steps", "-1"),  # The accuracy at step 0.
+            *("--trainer.default_root_dir", str(folder)),
+            f"--trainer.callbacks+={Path(__file__).stem}.{Stopwatch.__name__}",
+            *("--model.init_args.algorithm", str(_algorithm_file(name, options.runs))),
+        ]
+    )
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    return read_records(folder / "records.jsonl")
 
 
 def _algorithm_file(name: str, folder: Path) -> Path:
