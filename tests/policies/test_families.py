@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -127,21 +128,24 @@ def test_vision_tower_is_found_by_name() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_known_families_share_prompts(family: str) -> None:
-    assert families.can_share(tiny_model(tiny_processor(family), family), 10**6)
+def test_known_families_share_prompts_of_any_length(family: str) -> None:
+    assert families.sharing_limit(tiny_model(tiny_processor(family), family)) == math.inf
 
 
-def test_other_attention_is_not_shared() -> None:
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        ({"layer_types": ["full_attention"], "sliding_window": 100}, math.inf),
+        ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 100}, 100),
+        ({"layer_types": ["chunked_attention"], "attention_chunk_size": 50}, 50),
+        ({"use_bidirectional_attention": "vision"}, 0),
+    ],
+)
+def test_other_attention_limits_sharing(settings: dict[str, object], limit: float) -> None:
     network = tiny_model(tiny_processor())
-    text = network.config.text_config
-    text.layer_types, text.sliding_window = ["full_attention", "sliding_attention"], 100
-    assert families.can_share(network, 100)
-    assert not families.can_share(network, 101)
-    text.layer_types, text.attention_chunk_size = ["chunked_attention"] * 2, 50
-    assert families.can_share(network, 50)
-    assert not families.can_share(network, 51)
-    text.layer_types, text.use_bidirectional_attention = ["full_attention"] * 2, "vision"
-    assert not families.can_share(network, 10)
+    for name, value in settings.items():
+        setattr(network.config.text_config, name, value)
+    assert families.sharing_limit(network) == limit
 
 
 def test_running_states_are_refused() -> None:

@@ -60,6 +60,21 @@ def test_shared_reading_scores_as_each_row_alone(tiny_folder: Path) -> None:
     torch.testing.assert_close(repeated, expected, atol=1e-5, rtol=0)
 
 
+def test_sequences_beyond_a_window_are_read_repeatedly(
+    lora_policy: HFVisionLanguagePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = lora_policy.collator()(QUESTIONS[:1])
+    length = prompts.input_ids.shape[1]
+    tokens = torch.arange(20).view(4, 5)
+    rollouts = rollouts_of(tokens, torch.ones_like(tokens, dtype=torch.bool), 4)
+    for limit, repeated in ((length + 5, 1), (length + 4, 4)):
+        monkeypatch.setattr(lora_policy, "_sharing_limit", limit)
+        before = lora_policy.tokens
+        with torch.no_grad():
+            lora_policy.logprobs(prompts, rollouts)
+        assert (lora_policy.tokens - before).computed // length == repeated
+
+
 @pytest.mark.parametrize("tiny_folder", FAMILIES, indirect=True)
 def test_reading_token_by_token_is_reading_at_once(tiny_folder: Path) -> None:
     policy = policy_of(tiny_folder)

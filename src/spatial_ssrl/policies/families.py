@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -181,26 +182,24 @@ def in_one_row(prompts: PromptBatch, known: frozenset[str], added: int) -> dict[
     return inputs
 
 
-def can_share(network: PreTrainedModel, longest: int) -> bool:
-    """Return whether completions may see their prompt by `shared_attention`.
+def sharing_limit(network: PreTrainedModel) -> float:
+    """Return how long prompt and completion may be for `shared_attention`, in tokens.
 
-    Not where attention is more than "all real tokens before me": windows shorter than the
-    sequences, pictures read both ways, cross-attention to pictures.
+    Its attention is "all real tokens before me", so windows set a limit.
 
-    Args:
-        network: The model.
-        longest: Tokens of the longest prompt and completion together.
+    Returns:
+        `inf` where nothing does; 0 for models that let pictures see one another both ways, or
+        attend to them apart, or that do not let others compute their attention.
     """
     text = network.config.get_text_config()
-    decoder = network.get_decoder()
     kinds = set(getattr(text, "layer_types", None) or ())
     limits = [getattr(text, name, None) for kind, name in _WINDOWS.items() if kind in kinds]
-    return (
-        getattr(decoder, "_supports_attention_backend", False)
-        and not getattr(text, "use_bidirectional_attention", None)
-        and not accepted_inputs(network) & _OTHER_ATTENTION
-        and all(limit is None or longest <= limit for limit in limits)
+    other = (
+        not getattr(network.get_decoder(), "_supports_attention_backend", False)
+        or getattr(text, "use_bidirectional_attention", None)
+        or accepted_inputs(network) & _OTHER_ATTENTION
     )
+    return 0 if other else min((limit for limit in limits if limit is not None), default=math.inf)
 
 
 def media_token_ids(

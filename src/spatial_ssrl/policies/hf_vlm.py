@@ -98,6 +98,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._processor: ProcessorMixin | None = None
         self._reference: dict[str, Tensor] | None = None
         self.inputs: frozenset[str] = frozenset()
+        self._sharing_limit = 0.0
         self._media: tuple[int, ...] = ()
         self._unsayable: tuple[int, ...] = ()
 
@@ -131,6 +132,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         network = self._build_model()
         families.require_attention_only(network)
         self.inputs = families.accepted_inputs(network)
+        self._sharing_limit = families.sharing_limit(network)
         self._media = families.media_token_ids(network, self.processor, self.tokenizer)
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
         width = int(network.get_output_embeddings().weight.shape[0])
@@ -291,7 +293,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         return super().tokens_read(prompts, completions)
 
     def _shares(self, prompt: int, completion: int) -> bool:
-        return self.shares_prompts and families.can_share(self.network, prompt + completion)
+        return self.shares_prompts and prompt + completion <= self._sharing_limit
 
     def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
         """Return the prompts of questions `rows`, in that order, with their share of images.
