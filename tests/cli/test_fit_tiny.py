@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,3 +202,38 @@ def test_print_config_is_yaml_that_fit_accepts(
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["class_path"] == "spatial_ssrl.training.RLModule"
     assert not (run_file.folder / "run").exists()
+
+
+def test_a_resumed_run_keeps_the_log_of_the_one_it_continues(run_file: RunFile) -> None:
+    checkpointed(run_file, 2)
+    run_file.set("trainer.logger.init_args.version", "only")
+    run_file.set("trainer.logger.init_args.name", "")
+    assert main(["fit", "-c", run_file.write()]) == 0
+    (log,) = (run_file.folder / "run").rglob("metrics.csv")
+    before = log.read_text()
+    assert main(["fit", "-c", run_file.write(), "--ckpt_path=last", "--trainer.max_steps=4"]) == 0
+    assert log.with_name("metrics.1.csv").read_text() == before
+    assert sorted(logged(log.parent)) == [2, 3]
+
+
+@pytest.mark.slow
+def test_two_processes_started_by_the_command(run_file: RunFile) -> None:
+    checkpointed(run_file, 2)
+    run_file.set("data.init_args.evaluation", {"test_questions": 3, "batch_size": 2})
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "spatial_ssrl"]
+    options = ["-c", run_file.write(), "--trainer.devices=2", "--trainer.strategy=ddp"]
+    answers = run_file.folder / "run" / "predictions.jsonl"
+    for words in (["fit"], ["predict", "--ckpt_path=last"]):
+        done = subprocess.run(
+            [*command, *words, *options],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Starting with 2 processes" in done.stderr
+    assert len({json.loads(line)["uid"] for line in answers.read_text().splitlines()}) == 6
+    assert sorted(logged(run_file.folder / "run")) == [0, 1]

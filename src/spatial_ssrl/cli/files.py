@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
 
 from spatial_ssrl.cli.errors import UsageError, close_matches
 from spatial_ssrl.core.errors import ConfigError
@@ -126,6 +127,18 @@ def check_unused(trainer: Trainer) -> None:
             f"trainer.default_root_dir: {folder!r} already holds a run; choose another folder, "
             "or go on with that run by --ckpt_path."
         )
+
+
+def keep_logs(trainer: Trainer) -> None:
+    """Put the CSV logs of the run that is gone on with out of the way of the new ones.
+
+    Lightning deletes them otherwise; TensorBoard's are kept anyway.
+    """
+    for logger in trainer.loggers:
+        path = Path(logger.log_dir or "", "metrics.csv")
+        if isinstance(logger, CSVLogger) and path.exists():
+            taken = (path.with_name(f"metrics.{number}.csv") for number in itertools.count(1))
+            path.rename(next(former for former in taken if not former.exists()))
 
 
 def newest_checkpoint(trainer: Trainer) -> Path | None:

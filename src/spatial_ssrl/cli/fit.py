@@ -23,6 +23,7 @@ from spatial_ssrl.cli.files import (
     check_configs,
     check_output,
     check_unused,
+    keep_logs,
     newest_checkpoint,
 )
 from spatial_ssrl.cli.main import COMMANDS
@@ -30,6 +31,7 @@ from spatial_ssrl.cli.parser import Hinting
 from spatial_ssrl.components import import_everything
 from spatial_ssrl.core.errors import SpatialSSRLError
 from spatial_ssrl.training.callbacks.question_records import write_records
+from spatial_ssrl.training.distributed import gather
 
 T = TypeVar("T")
 
@@ -113,8 +115,12 @@ class SpatialCLI(LightningCLI):
         """Refuse to start where results cannot be written."""
         if self.subcommand is not None:
             check_output(self.trainer)
-        if self.subcommand == "fit" and not self.save_config_kwargs["overwrite"]:
+        if self.subcommand != "fit":
+            return
+        if not self.save_config_kwargs["overwrite"]:
             check_unused(self.trainer)
+        elif self.trainer.is_global_zero:
+            keep_logs(self.trainer)
 
     def fit(self, **kwargs: Any) -> None:
         """Train; LightningCLI calls this in place of the Trainer's method of the same name.
@@ -135,9 +141,12 @@ class SpatialCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Answer the test questions and write the answers, one JSON line each."""
         batches = self.trainer.predict(**kwargs) or []
+        parts = gather(list(itertools.chain.from_iterable(batches)), "collecting predictions")
+        if not self.trainer.is_global_zero:
+            return
         path = Path(self.trainer.default_root_dir, "predictions.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_records(path, itertools.chain.from_iterable(batches))
+        write_records(path, itertools.chain.from_iterable(parts))
         print(path)
 
     def _how_to_resume(self) -> str:
@@ -205,8 +214,9 @@ def build_data(args: list[str]) -> LightningDataModule:
 
 def _build(args: list[str], run: bool) -> SpatialCLI:
     check_configs(args)
-    argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns when it sees arguments twice.
+    # Where the Trainer looks for the command of the further processes that it starts.
+    argv, sys.argv = sys.argv, [sys.argv[0], *args]
     try:
-        return SpatialCLI(args, run=run)
+        return SpatialCLI(None, run=run)
     finally:
         sys.argv = argv

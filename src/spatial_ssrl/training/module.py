@@ -94,6 +94,7 @@ class PolicyModule(LightningModule, ABC):
         self.schedule = schedule
         self.update = update
         self.seed = seed
+        self._optimizer_settings: dict[str, Any] = {}
         self._tally = AccuracyTally()
         self._grad_norm: Tensor | None = None  # of the step being taken, before clipping
 
