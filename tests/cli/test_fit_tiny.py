@@ -136,12 +136,13 @@ def test_a_reward_that_is_not_a_number_is_one_line_and_keeps_the_checkpoint(
     saver |= {"every_n_train_steps": 2, "save_top_k": 0, "save_on_exception": True}
     run_file.set(
         "model.init_args.verifier",
-        # Sixteen completions a step: the last of the last question of the third step.
-        {"class_path": "support.failing.NotANumberAt", "init_args": {"completion": 47}},
+        # Sixteen completions a step: the last of the last question of the fourth step, whose
+        # predecessor left no checkpoint.
+        {"class_path": "support.failing.NotANumberAt", "init_args": {"completion": 63}},
     )
     assert main(["fit", "-c", run_file.write()]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("spatial-ssrl: error: Stopped at optimiser step 3: the reward of ")
+    assert error.startswith("spatial-ssrl: error: Stopped at optimiser step 4: the reward of ")
     assert re.search(r"completion 3 of question [0-9a-f]{16} \(\w+, .+\) is nan\. Let Not", error)
     folder = run_file.folder / "run" / "checkpoints"
     assert [path.name for path in folder.iterdir()] == ["last.ckpt"]

@@ -46,7 +46,7 @@ def state_of(module: PolicyModule) -> tuple[dict[str, Tensor], str]:
     return weights, repr(module.trainer.optimizers[0].state_dict())
 
 
-def failed(folder: Path, module: PolicyModule, steps_before: int = 2) -> str:
+def failed(folder: Path, module: PolicyModule, steps_before: int = 3) -> str:
     """Fit until the failure; check that nothing of it was kept, and return its message."""
     log = Snapshots()
     saver = ModelCheckpoint(
@@ -79,9 +79,9 @@ class BadReward(DigitShare):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_bad_reward_names_the_completion_and_the_verifier(tmp_path: Path, value: float) -> None:
-    uid = uid_of(2, 3)
+    uid = uid_of(3, 3)
     text = failed(tmp_path, tiny_rl(verifier=BadReward(uid, value)))
-    assert text.startswith("Stopped at optimiser step 3: ")
+    assert text.startswith("Stopped at optimiser step 4: ")
     assert f"the reward of completion 1 of question {uid} (" in text
     assert f"is {value}. Let BadReward return finite numbers" in text
 
@@ -93,7 +93,7 @@ class PartlyBad(BadReward):
 
 
 def test_a_bad_part_of_a_reward_is_named(tmp_path: Path) -> None:
-    text = failed(tmp_path, tiny_rl(verifier=PartlyBad(uid_of(2, 0), math.nan)))
+    text = failed(tmp_path, tiny_rl(verifier=PartlyBad(uid_of(3, 0), math.nan)))
     assert "the part 'format' of the reward of completion 1 of question" in text
 
 
@@ -130,20 +130,20 @@ class BadScores(TinyVLM):
 def test_a_bad_loss_or_gradient_names_its_question(
     tmp_path: Path, bad: str, text: str, micro_batch_size: int
 ) -> None:
-    uid = uid_of(2, 1)
+    uid = uid_of(3, 1)
     module = tiny_rl(
         BadScores(uid, bad, **SMALL),
         verifier=DigitShare(),
         update=UpdateSettings(micro_batch_size=micro_batch_size, flat_groups="keep"),
     )
     message = failed(tmp_path, module)
-    assert message.startswith(f"Stopped at optimiser step 3: {text} question {uid} (")
+    assert message.startswith(f"Stopped at optimiser step 4: {text} question {uid} (")
     assert "lower learning rate" in message
 
 
 @pytest.mark.parametrize(("bad", "text"), [("value", "the loss of"), ("hook", "the gradient of")])
 def test_the_cold_start_stops_too(tmp_path: Path, bad: str, text: str) -> None:
-    uid = uid_of(2, 1)
+    uid = uid_of(3, 1)
     message = failed(tmp_path, SFTModule(BadScores(uid, bad, **SMALL)))
     assert f"{text} question {uid} (" in message
 

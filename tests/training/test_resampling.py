@@ -144,7 +144,11 @@ def test_an_update_waits_until_its_batch_is_full_of_signal(tmp_path: Path) -> No
 
 
 def test_the_taken_groups_are_the_batch_the_loss_divides_by(tmp_path: Path) -> None:
-    module = fitted(tmp_path, 3, update=resampling(micro_batch_size=3))
+    log = StepLog()
+    module = fitted(tmp_path, 3, log, update=resampling(micro_batch_size=3))
+    sampled = [uid for _, uids in log.steps for uid in uids if zlib.crc32(uid.encode()) % 3]
+    learned = [question.uid for groups, _ in module.updates for question in groups.questions]
+    assert learned == sampled[:12]  # First in, first out.
     end = module.weights()
     old_groups = 0
     for number, (groups, before) in enumerate(module.updates):
