@@ -305,10 +305,26 @@ def test_an_engine_at_odds_with_the_policy_stops_the_run(
 
 
 def test_all_processes_stop_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = tiny_trainer(tmp_path, 1)
-    monkeypatch.setattr(trainer.strategy, "reduce_boolean_decision", lambda _: False)
-    with pytest.raises(SelfCheckFailed, match="failed in another process"):
+    # As this process would learn what the other one found.
+    heard: list[list[str | None]] = [[None, None], [None, "its engine is stale"]]
+    monkeypatch.setattr(self_check, "gather", lambda mine, doing: heard.pop(0))
+    saver = ModelCheckpoint(tmp_path, save_on_exception=True)
+    trainer = tiny_trainer(tmp_path, 1, [saver], enable_checkpointing=True)
+    with pytest.raises(SelfCheckFailed, match="its engine is stale"):
         trainer.fit(tiny_rl(), tiny_data())
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_all_processes_score_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[list[str | None]] = [[None, "by 2 nats."]]
+    monkeypatch.setattr(self_check, "gather", lambda mine, _: heard.pop() if heard else [mine])
+    module = tiny_rl()
+    with caplog.at_level("INFO"):
+        fitted(tmp_path, module, 1)
+    assert not module.policy.shares_prompts
+    assert any("by 2 nats. It is scored by repeated forwards" in line for line in caplog.messages)
 
 
 # Pictures.

@@ -37,7 +37,10 @@ def test_constant_stays_after_warming_up() -> None:
 
 
 @pytest.mark.parametrize("limit", [{"max_steps": 8}, {"max_steps": -1, "max_epochs": 2}])
-def test_inner_epochs_count_as_steps_of_the_schedule(tmp_path: Path, limit: dict[str, int]) -> None:
+@pytest.mark.parametrize(("inner_epochs", "mini_batches"), [(2, 1), (2, 2)])
+def test_every_optimiser_step_counts_for_the_schedule(
+    tmp_path: Path, limit: dict[str, int], inner_epochs: int, mini_batches: int
+) -> None:
     found: list[float] = []
 
     def optimizer(params: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -48,11 +51,12 @@ def test_inner_epochs_count_as_steps_of_the_schedule(tmp_path: Path, limit: dict
     module = tiny_rl(
         optimizer=optimizer,
         schedule=ScheduleSettings("linear", warmup_steps=3, final=0.1),
-        update=UpdateSettings(inner_epochs=2),
+        update=UpdateSettings(inner_epochs=inner_epochs, mini_batches=mini_batches),
     )
-    # Two epochs of two batches, each updated on twice.
-    trainer = tiny_trainer(tmp_path, limit.pop("max_steps"), **limit)
-    trainer.fit(module, tiny_data(epoch_questions=8))
+    # Two epochs of two batches in two steps, or of one batch in four.
+    steps, rest = limit["max_steps"], {k: v for k, v in limit.items() if k != "max_steps"}
+    trainer = tiny_trainer(tmp_path, steps, **rest)
+    trainer.fit(module, tiny_data(epoch_questions=8 // mini_batches))
     assert found == pytest.approx([0.5, 1.0, 1.5, 2.0, 1.55, 1.1, 0.65, 0.2])
 
 

@@ -95,9 +95,7 @@ def stop_if_any(
     reason = found[0] if found else otherwise
     if reason is None:
         return
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint):
-            callback.save_on_exception = False
+    leave_checkpoints(trainer)
     raise NotFinite(
         f"Stopped at optimiser step {step + 1}: {reason} That step changed no weight, and no "
         "checkpoint was written."
@@ -107,3 +105,10 @@ def stop_if_any(
 def named(question: Question) -> str:
     """Return how a question is called in messages."""
     return f"question {question.uid} ({question.task}, {question.source_id or 'unknown source'})"
+
+
+def leave_checkpoints(trainer: Trainer) -> None:
+    """Let no checkpoint be written because the run stops."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback.save_on_exception = False

@@ -26,6 +26,8 @@ samples, because its update waits for more groups with signal, logs nothing of a
 | `entropy` | mean surprisal of sampled tokens, an estimate of the entropy, in nats |
 | other names | sums over tokens that a loss reports, divided by the number of tokens |
 | `grad_norm`, `lr` | norm of the gradient before clipping; learning rate of the weights |
+| `loss_scale`, `overflow` | float16 only: factor of the losses; share of steps left out because a |
+|  | gradient overflowed |
 | `seconds/<stage>` | wall time of sampling, verifying, scoring, updating; mean of processes |
 | `rollouts_per_s`, `tokens_per_s` | completions and their tokens by the wall time of the step |
 | `tokens_per_s/sample` | tokens by the wall time of sampling |

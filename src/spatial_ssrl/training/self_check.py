@@ -18,12 +18,15 @@ from spatial_ssrl.policies.base import PolicyBackbone
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.policies.repeated import repeated_logprobs
 from spatial_ssrl.training.agreement import Tolerance, distances, tolerance
+from spatial_ssrl.training.distributed import gather
+from spatial_ssrl.training.failures import leave_checkpoints
 from spatial_ssrl.training.gradient_audit import GradientAudit, trainable_report
 from spatial_ssrl.training.probe import Probe, make_probe, named
 
 if TYPE_CHECKING:
     from spatial_ssrl.training.module import PolicyModule
 
+_DOING = "checking themselves"
 _SKIP = "update.self_check: false skips this check."
 
 
@@ -100,7 +103,7 @@ def check_scoring(module: PolicyModule, batch: PromptBatch) -> Probe:
     Raises:
         SelfCheckFailed: If two ways disagree; says which, where, by how much and what to do.
     """
-    policy, strategy = module.policy, module.trainer.strategy
+    policy = module.policy
     failure, trial = None, None
     with untouched(module):
         try:
@@ -108,12 +111,12 @@ def check_scoring(module: PolicyModule, batch: PromptBatch) -> Probe:
             unlike = trial.sharing_fault() if policy.shares_prompts else None
         except SelfCheckFailed as error:
             failure, unlike = error, None
-        if not strategy.reduce_boolean_decision(unlike is None):
+        faults = [text for text in gather(unlike, _DOING) if text is not None]
+        if faults:
             policy.shares_prompts = False
             rank_zero_info(
-                "Self-check: this model scores otherwise when completions share their prompt"
-                f"{'' if unlike is None else ': ' + unlike} It is scored by repeated forwards from "
-                "now on, which takes longer."
+                "Self-check: this model scores otherwise when completions share their prompt: "
+                f"{faults[0]} It is scored by repeated forwards from now on, which takes longer."
             )
         try:
             if trial is not None:
@@ -129,8 +132,10 @@ def check_scoring(module: PolicyModule, batch: PromptBatch) -> Probe:
 
 def _agree(trainer: Trainer, failure: SelfCheckFailed | None) -> None:
     """Stop all processes if the check failed in one of them."""
-    if not trainer.strategy.reduce_boolean_decision(failure is None):
-        raise failure or SelfCheckFailed("The self-check failed in another process; see there.")
+    found = [text for text in gather(failure and str(failure), _DOING) if text is not None]
+    if found:
+        leave_checkpoints(trainer)  # One written now would be resumed from without a check.
+        raise SelfCheckFailed(found[0]) from failure
 
 
 class _Trial:
