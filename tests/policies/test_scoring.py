@@ -157,7 +157,6 @@ def test_vocabulary_in_chunks_changes_nothing(
 
     monkeypatch.setattr(policy, "logits", watched)
     monkeypatch.setattr(scoring, "_LOGITS_PER_CHUNK", tokens_per_chunk * policy.vocabulary_size)
-    monkeypatch.setattr(scoring, "_LOGITS_KEPT", 0)
     chunked = completion_logprobs(policy, prompts, rollouts, SamplingSettings(temperature=0.8))
     torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=1e-6)
     assert max(most) <= tokens_per_chunk

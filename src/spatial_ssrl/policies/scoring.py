@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 
 _LOGITS_PER_CHUNK = 2**26  # 256 MiB of float32 logits alive at once
-_LOGITS_KEPT = 2**22  # 16 MiB of float32 logits are not worth computing twice
 
 
 def completion_logprobs(
@@ -116,7 +115,7 @@ def token_logprobs(
         return -torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
 
     rows = max(1, _LOGITS_PER_CHUNK // policy.vocabulary_size)
-    if len(tokens) <= min(rows, _LOGITS_KEPT // policy.vocabulary_size):
+    if len(tokens) <= rows:  # Computing the only chunk again would not lower the peak.
         return score(hidden, tokens)
     chunks = zip(hidden.split(rows), tokens.split(rows), strict=True)
     return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])
