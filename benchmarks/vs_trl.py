@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -293,6 +294,7 @@ def compare(settings: Settings, warm_up: int, repeats: int, sides: list[str]) ->
         for side, pipe in pipes.items():
             pipe.send(True)
             taken[side].append(pipe.recv())
+            print(side, round(taken[side][-1]["seconds"], 2), "s", file=sys.stderr, flush=True)
             assert pipe.recv() == "ready"
     for pipe in pipes.values():
         pipe.send(False)
