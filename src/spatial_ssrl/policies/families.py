@@ -221,6 +221,41 @@ def media_token_ids(
     return tuple(sorted(found))
 
 
+def select_questions(
+    prompts: PromptBatch, media: Sequence[int], rows: Sequence[int]
+) -> PromptBatch:
+    """Return the prompts of questions `rows`, in that order, with their share of images.
+
+    Args:
+        prompts: B questions.
+        media: Ids of media placeholders.
+        rows: Questions wanted; columns that are padding in every one of them are left out.
+    """
+    placeholders = torch.tensor(media, device=prompts.input_ids.device)
+    index = torch.tensor(rows, dtype=torch.int64, device=prompts.input_ids.device)
+    mask = prompts.attention_mask[index]
+    first = int(mask.any(dim=0).int().argmax())
+    vision = select(
+        prompts.vision,
+        [len(question.images) for question in prompts.questions],
+        torch.isin(prompts.input_ids, placeholders).sum(-1).tolist(),
+        rows,
+    )
+    by_token = {
+        name for name, value in prompts.vision.items() if value.shape[:2] == prompts.input_ids.shape
+    }
+    return PromptBatch(
+        input_ids=prompts.input_ids[index, first:],
+        attention_mask=mask[:, first:],
+        vision={
+            name: value[:, first:] if name in by_token else value for name, value in vision.items()
+        },
+        questions=tuple(prompts.questions[row] for row in rows),
+        targets=None if prompts.targets is None else prompts.targets[index],
+        target_mask=None if prompts.target_mask is None else prompts.target_mask[index],
+    )
+
+
 def select(
     vision: Mapping[str, Tensor],
     images: Sequence[int],

@@ -300,32 +300,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
 
         Columns that are padding in every one of them are left out.
         """
-        media = torch.tensor(self._media, device=prompts.input_ids.device)
-        index = torch.tensor(rows, dtype=torch.int64, device=prompts.input_ids.device)
-        mask = prompts.attention_mask[index]
-        first = int(mask.any(dim=0).int().argmax())
-        vision = families.select(
-            prompts.vision,
-            [len(question.images) for question in prompts.questions],
-            torch.isin(prompts.input_ids, media).sum(-1).tolist(),
-            rows,
-        )
-        by_token = {
-            name
-            for name, value in prompts.vision.items()
-            if value.shape[:2] == prompts.input_ids.shape
-        }
-        return PromptBatch(
-            input_ids=prompts.input_ids[index, first:],
-            attention_mask=mask[:, first:],
-            vision={
-                name: value[:, first:] if name in by_token else value
-                for name, value in vision.items()
-            },
-            questions=tuple(prompts.questions[row] for row in rows),
-            targets=None if prompts.targets is None else prompts.targets[index],
-            target_mask=None if prompts.target_mask is None else prompts.target_mask[index],
-        )
+        return families.select_questions(prompts, self._media, rows)
 
     def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
         """Return the text of each row of tokens, (N, C), special tokens left out."""
