@@ -82,6 +82,23 @@ def test_fit_writes_finite_metrics_and_the_resolved_config(run_file: RunFile) ->
     ]
 
 
+def test_groups_without_signal_may_be_treated_by_task(
+    run_file: RunFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_file.set("trainer.log_every_n_steps", 1)
+    run_file.set("model.init_args.verifier", "support.tiny_training.FlatForFlips")
+    flat, steps = f"--{MODEL}.update.flat_groups", "--trainer.max_steps=1"
+    ways = "{flipped_patch: resample, depth_order: keep}"
+    assert main(["fit", "-c", run_file.write(), f"{flat}={ways}", steps]) == 0
+    rows = logged(run_file.folder / "run")
+    # Two of four questions a batch are flipped patches: the first batch waits for the second.
+    assert rows[0]["train/groups_waiting"] == 2
+    assert "train/loss" not in rows[0]
+    assert rows[1]["train/groups_used"] == 4
+    assert main(["fit", "-c", run_file.write(), f"{flat}={{flip_patch: keep}}"]) == 2
+    assert "flat_groups.flip_patch: Unknown task" in capsys.readouterr().err
+
+
 def test_the_saved_config_repeats_the_run(run_file: RunFile) -> None:
     run_file.set("trainer.log_every_n_steps", 1)
     first, second = run_file.folder / "run", run_file.folder / "again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from lightning.pytorch import Trainer
@@ -48,7 +48,7 @@ def bad_reward(
 def bad_update(
     questions: Sequence[Question],
     rows: Sequence[int],
-    loss_of: Callable[[int], Tensor],
+    losses_of: Callable[[int], Iterator[Tensor]],
     parameters: Sequence[nn.Parameter],
 ) -> str | None:
     """Return which question makes the loss or the gradient of an update not finite, or None.
@@ -59,17 +59,17 @@ def bad_update(
     Args:
         questions: Those of the update.
         rows: Numbers of those that take part.
-        loss_of: Returns one question's share of the loss, with gradient.
+        losses_of: Yields one question's share of the loss, with gradient, in parts.
         parameters: What learns.
     """
     for row in rows:
         for parameter in parameters:
             parameter.grad = None
-        loss = loss_of(row)
-        if not torch.isfinite(loss):
-            value = float(loss.detach())
-            return f"the loss of {named(questions[row])} is {value}. {REMEDY}"
-        loss.backward()
+        for loss in losses_of(row):
+            if not torch.isfinite(loss):
+                value = float(loss.detach())
+                return f"the loss of {named(questions[row])} is {value}. {REMEDY}"
+            loss.backward()
         found = [p.grad for p in parameters if p.grad is not None]
         if not all(bool(torch.isfinite(gradient).all()) for gradient in found):
             return f"the gradient of {named(questions[row])} is not finite. {REMEDY}"

@@ -77,7 +77,7 @@ class SFTModule(PolicyModule):
             questions, rows = batch.questions, range(len(batch))
             with self.noise_of_step():
                 return bad_update(
-                    questions, rows, lambda row: loss_of([row]), self.trainable_parameters()
+                    questions, rows, lambda row: iter([loss_of([row])]), self.trainable_parameters()
                 )
 
         with self.noise_of_step():

@@ -69,6 +69,6 @@ class UpdateLoss:
         return bad_update(
             self.prompts.questions,
             [row for row in share if row in self.live],
-            lambda row: torch.stack([p.loss for p in self.parts([row], normaliser)]).sum(),
+            lambda row: (part.loss for part in self.parts([row], normaliser)),
             parameters,
         )
