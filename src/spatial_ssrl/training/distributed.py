@@ -134,7 +134,8 @@ def _together(doing: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        cause = (str(error) or type(error).__name__).splitlines()[0]
         raise SpatialSSRLError(
             f"Process {rank()} of {world_size()} lost the others while {doing}; one of them "
-            f"failed or is stuck, so look at what it wrote. ({str(error).splitlines()[0]})"
+            f"failed or is stuck, so look at what it wrote. ({cause})"
         ) from error
