@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.policies.lora_linear import quicken
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,14 @@ def add_adapter(
     _check_modules_exist(network, settings)
     try:
         with _quietly():
-            return get_peft_model(network, config)
+            model = get_peft_model(network, config)
     except ValueError as error:
         raise ConfigError(
             f"LoRA could not be put on {type(network).__name__} with lora.target_modules = "
             f"{settings.target_modules!r}: {str(error).splitlines()[0]}"
         ) from error
+    quicken(model)
+    return model
 
 
 def load_adapter(
@@ -130,6 +133,7 @@ def load_adapter(
             f"lora asks for {settings.rank} and {settings.alpha}; give lora the same values or "
             "leave it out."
         )
+    quicken(model)
     return model
 
 

@@ -1,0 +1,53 @@
+"""PEFT's LoRA of a linear layer in three products, for layers that are called very often."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from peft.tuners.lora.layer import Linear
+from torch import Tensor, nn
+
+
+class PlainLoraLinear(Linear):
+    """A LoRA layer whose ordinary forward skips PEFT's bookkeeping.
+
+    Sampling calls each layer once a token, and on small batches PEFT's checks, its four nested
+    modules and the separate scaling cost more than the products. Whatever is not the ordinary
+    case (several adapters, merged ones, dropout, mixed precision) goes PEFT's own way, so that
+    saving, merging and switching adapters are PEFT's.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the base layer's output plus the scaled update, shape (..., out)."""
+        adapters = self.active_adapters
+        if args or kwargs or self.merged or self.disable_adapters or len(adapters) != 1:
+            return self._as_peft(x, *args, **kwargs)
+        (name,) = adapters
+        if name not in self.lora_A:
+            return self._as_peft(x)
+        down = cast(Tensor, self.lora_A[name].weight)
+        up = cast(Tensor, self.lora_B[name].weight)
+        dropped = self.training and type(self.lora_dropout[name]) is not nn.Identity
+        if dropped or x.dtype != down.dtype or torch.is_autocast_enabled(x.device.type):
+            return self._as_peft(x)
+        base: Tensor = self.base_layer(x)
+        if base.dtype != down.dtype:
+            return self._as_peft(x)
+        update = torch.mm(x.reshape(-1, x.shape[-1]), down.t())
+        rows = base.reshape(-1, base.shape[-1])
+        return torch.addmm(rows, update, up.t(), alpha=self.scaling[name]).view(base.shape)
+
+    def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = super().forward(x, *args, **kwargs)
+        return result
+
+
+def quicken(model: nn.Module) -> None:
+    """Let plain LoRA layers of a model over full-precision linear layers take the short way."""
+    for module in model.modules():
+        # Exactly PEFT's class: 4-bit layers and others bring a forward of their own.
+        if type(module) is not Linear or type(module.base_layer) is not nn.Linear:
+            continue
+        if not module.lora_variant and not any(module.lora_bias.values()):
+            module.__class__ = PlainLoraLinear
