@@ -27,14 +27,17 @@ class Members:
     Args:
         prompt: Prompt of each row, shape (R,), int64, in [0, prompts).
         prompts: How many prompts there are, Q; each has a row.
-        slot: Place of each row when every prompt has `width` places, shape (R,), int64.
+        slot: Place of each row when every prompt has `width` places, shape (R,), int64; None
+            when every row stands at its place already.
         width: Most rows of a prompt, W.
+        full: Whether every prompt has `width` rows, so that places are rows in some order.
     """
 
     prompt: Tensor
     prompts: int
-    slot: Tensor
+    slot: Tensor | None
     width: int
+    full: bool
 
     @staticmethod
     def of(prompt: Tensor, prompts: int) -> Members:
@@ -48,19 +51,18 @@ class Members:
         )
         slot = torch.empty_like(prompt)
         slot[order] = prompt[order] * width + rank
-        return Members(prompt, prompts, slot, width)
-
-    @property
-    def full(self) -> bool:
-        """Whether every prompt has as many rows, so that places are rows in some order."""
-        return len(self.prompt) == self.prompts * self.width
+        full = len(prompt) == prompts * width
+        in_place = full and bool((slot == torch.arange(len(slot), device=slot.device)).all())
+        return Members(prompt, prompts, None if in_place else slot, width, full)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return rows (R, H, n, d) side by side by prompt, (Q, H, W * n, d); zeros between."""
         _, heads, count, size = rows.shape
-        places = rows.new_empty if self.full else rows.new_zeros
-        packed = places(self.prompts * self.width, heads, count, size)
-        packed[self.slot] = rows
+        packed = rows
+        if self.slot is not None:
+            places = rows.new_empty if self.full else rows.new_zeros
+            packed = places(self.prompts * self.width, heads, count, size)
+            packed[self.slot] = rows
         packed = packed.view(self.prompts, self.width, heads, count, size).transpose(1, 2)
         return packed.reshape(self.prompts, heads, self.width * count, size)
 
@@ -68,7 +70,8 @@ class Members:
         """Return what `gather` put side by side as rows again, (R, H, n, m)."""
         prompts, heads, _, size = packed.shape
         split = packed.view(prompts, heads, self.width, count, size).transpose(1, 2)
-        return split.reshape(prompts * self.width, heads, count, size)[self.slot]
+        rows = split.reshape(prompts * self.width, heads, count, size)
+        return rows if self.slot is None else rows[self.slot]
 
 
 class GroupLayer(DynamicLayer):

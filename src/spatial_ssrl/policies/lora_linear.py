@@ -31,12 +31,13 @@ class PlainLoraLinear(Linear):
         dropped = self.training and type(self.lora_dropout[name]) is not nn.Identity
         if dropped or x.dtype != down.dtype or torch.is_autocast_enabled(x.device.type):
             return self._as_peft(x)
-        base: Tensor = self.base_layer(x)
-        if base.dtype != down.dtype:
+        rows = x.reshape(-1, x.shape[-1])
+        output: Tensor = self.base_layer(rows)
+        if output.dtype != down.dtype:
             return self._as_peft(x)
-        update = torch.mm(x.reshape(-1, x.shape[-1]), down.t())
-        rows = base.reshape(-1, base.shape[-1])
-        return torch.addmm(rows, update, up.t(), alpha=self.scaling[name]).view(base.shape)
+        # In place: a linear layer keeps its input for the backward pass, not its output.
+        output.addmm_(torch.mm(rows, down.t()), up.t(), alpha=self.scaling[name])
+        return output.view(*x.shape[:-1], -1)
 
     def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = super().forward(x, *args, **kwargs)
