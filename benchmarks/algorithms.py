@@ -7,6 +7,8 @@
 One cold start of the quick-start, then its RL stage once an algorithm, each with its own defaults.
 Algorithms measured with the same settings are not run again. Adds to benchmarks/algorithms.json
 and draws benchmarks/algorithms.png.
+
+Seconds are those of the processor, with one thread: what one idle core takes, whatever else runs.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from spatial_ssrl.cli import fit
@@ -35,7 +38,6 @@ from spatial_ssrl.training.held_out import AnswerRecord
 
 RUNS = Path("runs/algorithms")
 RESULTS = Path(__file__).with_name("algorithms.json")
-FIGURE = Path(__file__).with_name("algorithms.png")
 CURVE = "curve.json"
 
 # What differs from an algorithm's defaults: none but the constant of Dr. GRPO, which is to be the
@@ -56,7 +58,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 
 
 class Stopwatch(Callback):
-    """Writes the held-out accuracy at each validation, with the seconds of training until then."""
+    """Writes the held-out accuracy at each validation, with the seconds of training so far."""
 
     def __init__(self) -> None:
         self.points: list[dict[str, float]] = []
@@ -65,12 +67,12 @@ class Stopwatch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to count."""
-        self.since = time.monotonic()
+        self.since = time.process_time()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop while accuracy is measured."""
         if self.since is not None:
-            self.spent += time.monotonic() - self.since
+            self.spent += time.process_time() - self.since
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the accuracy and go on."""
@@ -83,7 +85,7 @@ class Stopwatch(Callback):
         )
         write_json(Path(trainer.default_root_dir) / CURVE, self.points)
         if self.since is not None:
-            self.since = time.monotonic()
+            self.since = time.process_time()
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -92,11 +94,12 @@ def measure(options: argparse.Namespace) -> None:
         name: getattr(options, name)
         for name in ("steps", "every", "questions", "cold_start_minutes", "seed")
     }
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    torch.set_num_threads(1)
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
     if results.get("settings", settings) != settings:
         raise ConfigError(
-            f"{RESULTS} was measured with other settings ({results['settings']}); move it away, or "
-            "use those."
+            f"{options.out} was measured with other settings ({results['settings']}); move it "
+            "away, or use those."
         )
     os.environ["SPATIAL_SSRL_QUICKSTART"] = str(options.runs)
     before = _cold_start(options)
@@ -106,7 +109,7 @@ def measure(options: argparse.Namespace) -> None:
             print(f"{name}: measured already")
             continue
         results["algorithms"][name] = _train(name, options, before)
-        write_json(RESULTS, results)
+        write_json(options.out, results)
         print(f"{name}: {results['algorithms'][name]['gain']} points")
 
 
@@ -173,12 +176,12 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def draw() -> None:
+def draw(out: Path) -> None:
     """Draw the accuracy of every algorithm against seconds of training."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    results = json.loads(RESULTS.read_text())
+    results = json.loads(out.read_text())
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -196,13 +199,14 @@ def draw() -> None:
         )
     settings = results["settings"]
     axes.set(
-        xlabel=f"seconds of training ({settings['steps']} steps, {results['device']})",
+        xlabel=f"processor seconds of training ({settings['steps']} steps, one thread)",
         ylabel="held-out accuracy, mean of five tasks (%)",
     )
     axes.legend(title="gain over the cold start (points)", fontsize="small")
-    fresh = FIGURE.with_name(FIGURE.name + ".new")
+    target = out.with_suffix(".png")
+    fresh = target.with_name(target.name + ".new")
     figure.savefig(fresh, dpi=120, format="png")
-    fresh.replace(FIGURE)
+    fresh.replace(target)
 
 
 def _points(row: dict[str, Any]) -> float:
@@ -214,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("run", "draw"))
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
-    parser.add_argument("--steps", type=int, default=120, help="RL steps of each")
+    parser.add_argument("--steps", type=int, default=80, help="RL steps of each")
     parser.add_argument("--every", type=int, default=20, help="steps between validations")
     parser.add_argument("--questions", type=int, default=200, help="held-out questions a task")
     parser.add_argument(
@@ -224,11 +228,12 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=RUNS, help="folder of the runs; a quick-start's serves too"
     )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="results; the figure beside them")
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent))  # so that the Trainer can name the callback
     if options.part == "run":
         measure(options)
-    draw()
+    draw(options.out)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         # Defaults of EasyR1 with its examples/config.yaml.
         "easyr1": _EASYR1,
-        # The authors train with a fork of EasyR1 and state no change of its loss (arXiv:2510.27606).
+        # The authors train with a fork of EasyR1 and state no change of its loss.
         "spatial_ssrl": _EASYR1,
     }
 )
