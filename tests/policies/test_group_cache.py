@@ -77,6 +77,23 @@ def test_rows_continue_as_if_each_had_its_prompt(family: str, apart: bool, tmp_p
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("rows", [[0], [0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "tiny_vlm"])
+def test_groups_of_one_size_continue_too(family: str, rows: list[int], tmp_path: Path) -> None:
+    policy = built(family, tmp_path)
+    prompts = policy.collator()([random_question(1, seed=seed) for seed in range(max(rows) + 1)])
+    plain = policy.read(prompts)
+    grouped = policy.for_sampling([replace(plain, cache=copy.deepcopy(plain.cache))])
+    chosen = torch.tensor(rows)
+    plain, grouped = plain.select(chosen), grouped.select(chosen)
+    for step in range(3):
+        tokens = [5 + step + row for row in range(len(rows))]
+        plain, grouped = said(policy, plain, tokens), said(policy, grouped, tokens)
+    scale = float(plain.hidden.abs().max())
+    torch.testing.assert_close(grouped.hidden, plain.hidden, atol=1e-5 * scale, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_many_tokens_outgrow_the_first_buffer() -> None:
     policy = loud_policy()
     prompts = policy.collator()(mixed_questions()[:2])

@@ -104,6 +104,17 @@ def test_whatever_is_not_ordinary_goes_the_way_of_peft(case: str, calls: list[Li
     torch.testing.assert_close(outputs[0], outputs[1])
 
 
+@pytest.mark.parametrize("part", ["lora_A", "lora_B"])
+def test_hooks_on_the_parts_of_an_adapter_are_called(part: str) -> None:
+    model = adapted(short=True)
+    called = []
+    for name, module in model.named_modules():
+        if name.endswith(f"0.{part}.default"):
+            module.register_forward_hook(lambda *_: called.append(True))
+    model(torch.randn(4, 6))
+    assert called == [True]
+
+
 def test_dropout_that_sleeps_does_not_matter(calls: list[Linear]) -> None:
     short, long = (adapted(way, lora_dropout=0.5).eval() for way in (True, False))
     assert_same(short, long, torch.randn(4, 6))

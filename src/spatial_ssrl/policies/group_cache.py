@@ -266,15 +266,15 @@ def _attended(
     of_prompt = members.gather(asked) @ layer.prompt_keys.float().transpose(2, 3)
     of_said = asked @ key.transpose(2, 3)
     scores = torch.cat([members.scatter(of_prompt, asked.shape[2]), of_said], dim=-1)
-    scores = scores.view(rows, heads, count, -1)
+    scores = scores.reshape(rows, heads, count, -1)
     if mask is not None:
         hidden = mask.dtype == torch.bool
         scores = scores.masked_fill(~mask, float("-inf")) if hidden else scores + mask
-    shares = scores.softmax(dim=-1).view(*asked.shape[:3], -1)
+    shares = scores.softmax(dim=-1).reshape(*asked.shape[:3], -1)
     prompt, said = shares.split([layer.prompt_keys.shape[2], key.shape[2]], dim=-1)
     found = members.gather(prompt) @ layer.prompt_values.float()
     out: Tensor = members.scatter(found, asked.shape[2]) + said @ value
-    return out.view(query.shape)
+    return out.reshape(query.shape)
 
 
 def _stacked(prompts: Sequence[Tensor | None]) -> Tensor:

@@ -14,8 +14,8 @@ class PlainLoraLinear(Linear):
 
     Sampling calls each layer once a token, and on small batches PEFT's checks, its four nested
     modules and the separate scaling cost more than the products. Whatever is not the ordinary
-    case (several adapters, merged ones, dropout, mixed precision) goes PEFT's own way, so that
-    saving, merging and switching adapters are PEFT's.
+    case (several adapters, merged ones, dropout, hooks, mixed precision) goes PEFT's own way, so
+    that saving, merging and switching adapters are PEFT's.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -26,10 +26,11 @@ class PlainLoraLinear(Linear):
         (name,) = adapters
         if name not in self.lora_A:
             return self._as_peft(x)
-        down = cast(Tensor, self.lora_A[name].weight)
-        up = cast(Tensor, self.lora_B[name].weight)
-        dropped = self.training and type(self.lora_dropout[name]) is not nn.Identity
-        if dropped or x.dtype != down.dtype or torch.is_autocast_enabled(x.device.type):
+        lora_a, lora_b = self.lora_A[name], self.lora_B[name]
+        down, up = cast(Tensor, lora_a.weight), cast(Tensor, lora_b.weight)
+        special = _has_hooks(lora_a) or _has_hooks(lora_b)
+        special |= self.training and type(self.lora_dropout[name]) is not nn.Identity
+        if special or x.dtype != down.dtype or torch.is_autocast_enabled(x.device.type):
             return self._as_peft(x)
         rows = x.reshape(-1, x.shape[-1])
         output: Tensor = self.base_layer(rows)
@@ -42,6 +43,10 @@ class PlainLoraLinear(Linear):
     def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = super().forward(x, *args, **kwargs)
         return result
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def quicken(model: nn.Module) -> None:
