@@ -45,7 +45,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(target)
-        except BaseException:
+        except BaseException:  # Ctrl-C too.
             fresh.unlink(missing_ok=True)  # A full disk needs the space.
             raise
         _sync_folder(target.parent)
@@ -65,7 +65,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only)
         except FileNotFoundError:
             raise
-        except Exception as error:
+        except Exception as error:  # Broken files fail in as many ways as they are broken.
             raise ConfigError(
                 f"ckpt_path: {str(path)!r} cannot be read as a checkpoint "
                 f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); take "
