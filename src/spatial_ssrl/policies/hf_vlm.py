@@ -19,6 +19,7 @@ from spatial_ssrl.core.questions import Question
 from spatial_ssrl.policies import families, group_cache, weights
 from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
 from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadState
+from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
@@ -208,8 +209,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             input_ids=prompts.input_ids,
             attention_mask=prompts.attention_mask.long(),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE: cache},
             **{name: value for name, value in prompts.vision.items() if name in self.inputs},
         )
         return ReadState(
@@ -229,8 +230,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
                 input_ids=tokens,
                 attention_mask=seen.long(),
                 position_ids=families.next_positions(inner, state.position, mask),
-                past_key_values=state.cache,
                 use_cache=True,
+                **{CACHE: state.cache},
             )
         hidden: Tensor = output.last_hidden_state
         count = mask.long().sum(-1)

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 import spatial_ssrl.policies.tiny.encoder  # noqa: F401 (registers patch_resnet_nano with timm)
+from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.tiny.configuration import TinyVLMConfig
 
 _FREQUENCIES = 4
@@ -172,10 +173,11 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
         pixel_values: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run prompts, or go on with tokens after a cached prompt.
@@ -184,12 +186,13 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
             input_ids: Token ids, shape (R, T); prompts are left padded.
             attention_mask: 1 on real tokens, shape (R, cached + T).
             position_ids: Position of each token, shape (R, T).
-            past_key_values: What was read before.
             pixel_values: Pictures of all rows in order, shape (images, 3, S, S); left aside
                 when `input_ids` holds no placeholder, as in the later steps of `generate`.
             inputs_embeds: Embeddings to read in place of the tokens' own, shape (R, T, width);
                 `input_ids` still say where pictures and the ends of prompts are.
             use_cache: Whether to return the cache.
+            cache: What was read before.
+            past_key_values: The same, as transformers called it before 5.24.
             kwargs: Passed to the decoder.
         """
         embeds = inputs_embeds
@@ -204,7 +207,8 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
                     f"{len(pixel_values)} pictures give {len(tokens)} image tokens."
                 )
             embeds = embeds.masked_scatter(is_image.unsqueeze(-1), tokens.to(embeds.dtype))
-        cached = 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = past_key_values if cache is None else cache
+        cached = 0 if cache is None else cache.get_seq_length()
         if attention_mask is None:
             attention_mask = torch.ones(
                 len(input_ids), cached + input_ids.shape[1], device=input_ids.device
@@ -215,8 +219,8 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
             inputs_embeds=embeds,
             attention_mask=self._mask(input_ids, attention_mask, cached),
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
         return output
@@ -281,7 +285,6 @@ class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
         pixel_values: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
@@ -295,7 +298,6 @@ class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
             input_ids: Token ids, shape (R, T).
             attention_mask: 1 on real tokens, shape (R, cached + T).
             position_ids: Position of each token, shape (R, T).
-            past_key_values: What was read before.
             pixel_values: Pictures of all rows in order.
             inputs_embeds: Embeddings to read in place of the tokens' own, shape (R, T, width).
             labels: Token ids to predict, shape (R, T), -100 where there is no loss.
@@ -307,7 +309,6 @@ class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             pixel_values=pixel_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
@@ -319,9 +320,8 @@ class TinyVLMForConditionalGeneration(TinyVLMPreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size
             )
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values
-        )
+        read: dict[str, Any] = {CACHE: outputs.get(CACHE)}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **read)
 
 
 AutoModelForImageTextToText.register(TinyVLMConfig, TinyVLMForConditionalGeneration, exist_ok=True)
