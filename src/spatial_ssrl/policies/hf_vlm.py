@@ -10,7 +10,6 @@ from typing import Literal, cast
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
@@ -22,6 +21,7 @@ from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadS
 from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
+from spatial_ssrl.policies.head import float32_logits
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.packing import packed_tokens
 from spatial_ssrl.policies.quantization import (
@@ -265,14 +265,13 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         head = self.network.get_output_embeddings()
         with torch.autocast(hidden.device.type, enabled=False):
             if type(head) is nn.Linear:
-                bias = None if head.bias is None else head.bias.float()
-                logits = functional.linear(hidden.float(), head.weight.float(), bias)
+                logits = float32_logits(head, hidden)
             else:
                 logits = head(hidden.to(next(head.parameters()).dtype)).float()
         if not self._unsayable:
             return logits
         columns = torch.tensor(self._unsayable, device=logits.device)
-        return logits.index_fill(-1, columns, float("-inf"))
+        return logits.index_fill_(-1, columns, float("-inf"))
 
     def logprobs(
         self,

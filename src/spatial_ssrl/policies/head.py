@@ -1,0 +1,70 @@
+"""The vocabulary head in float32, without a float32 copy of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+_WEIGHTS_PER_BLOCK = 2**24  # 64 MiB in float32
+
+
+def float32_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """Return the logits of a plain head in float32, whatever the weights' precision.
+
+    Weights of lower precision are converted a block of the vocabulary at a time, forward and
+    backward: those of a 7B model would take 2.2 GB at once, and a backward pass would keep them.
+
+    Args:
+        head: The vocabulary head, V outputs.
+        hidden: Last hidden states, shape (..., d), any floating-point type.
+
+    Returns:
+        Shape (..., V), float32; new memory, which the caller may change in place.
+    """
+    hidden = hidden.float()
+    bias = None if head.bias is None else head.bias.float()
+    if head.weight.dtype == torch.float32:
+        return functional.linear(hidden, head.weight, bias)
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    logits: Tensor = _BlockedLinear.apply(rows, head.weight)
+    logits = logits.view(*hidden.shape[:-1], -1)
+    return logits if bias is None else logits + bias
+
+
+def _blocks(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the rows of a matrix (V, d) in float32, some at a time, with their place."""
+    size = max(1, _WEIGHTS_PER_BLOCK // weight.shape[1])
+    for start in range(0, weight.shape[0], size):
+        place = slice(start, start + size)
+        yield place, weight[place].float()
+
+
+class _BlockedLinear(torch.autograd.Function):
+    """`hidden @ weight.T` in float32; keeps hidden (M, d) and weight (V, d) as they are."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        logits = hidden.new_empty(len(hidden), len(weight))
+        for place, block in _blocks(weight):
+            logits[:, place] = hidden @ block.t()
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        hidden, weight = ctx.saved_tensors
+        wants_hidden, wants_weight = ctx.needs_input_grad
+        of_hidden = torch.zeros_like(hidden) if wants_hidden else None
+        of_weight = torch.empty_like(weight) if wants_weight else None
+        for place, block in _blocks(weight):
+            if of_hidden is not None:
+                of_hidden.addmm_(grad[:, place], block)
+            if of_weight is not None:
+                of_weight[place] = (grad[:, place].t() @ hidden).to(weight.dtype)
+        return of_hidden, of_weight

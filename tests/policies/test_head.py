@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spatial_ssrl.policies import head as module
+from spatial_ssrl.policies.head import float32_logits
+
+WIDTH, VOCABULARY = 6, 11
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float16])
+def head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> nn.Linear:
+    """A head whose weights are read in blocks of four rows, the last one shorter."""
+    monkeypatch.setattr(module, "_WEIGHTS_PER_BLOCK", 4 * WIDTH)
+    torch.manual_seed(0)
+    return nn.Linear(WIDTH, VOCABULARY, dtype=request.param)
+
+
+def in_float64(head: nn.Linear, hidden: Tensor) -> Tensor:
+    assert head.bias is not None
+    return hidden.double() @ head.weight.double().t() + head.bias.double()
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), ()])
+def test_logits_are_not_rounded_to_the_precision_of_the_weights(
+    head: nn.Linear, shape: tuple[int, ...]
+) -> None:
+    hidden = torch.randn(*shape, WIDTH, dtype=head.weight.dtype)
+    logits = float32_logits(head, hidden)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), in_float64(head, hidden), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_gradients_are_those_of_the_whole_product(head: nn.Linear, trained: bool) -> None:
+    head.requires_grad_(trained)
+    hidden = torch.randn(5, WIDTH, requires_grad=True)
+    weights = torch.randn(5, VOCABULARY)
+    inputs = [hidden, head.weight, head.bias] if trained else [hidden]
+    found = torch.autograd.grad((float32_logits(head, hidden) * weights).sum(), inputs)
+    expected = torch.autograd.grad((in_float64(head, hidden) * weights).sum(), inputs)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_no_copy_of_the_weights_waits_for_the_backward_pass(head: nn.Linear) -> None:
+    kept: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        float32_logits(head, torch.randn(5, WIDTH, requires_grad=True)).sum()
+    assert any(tensor.data_ptr() == head.weight.data_ptr() for tensor in kept)
+    assert not any(tensor.numel() > 5 * WIDTH and tensor.dtype == torch.float32 for tensor in kept)
+
+
+def test_a_head_in_float32_is_applied_as_it_is() -> None:
+    torch.manual_seed(0)
+    head, hidden = nn.Linear(WIDTH, VOCABULARY), torch.randn(3, WIDTH)
+    assert torch.equal(float32_logits(head, hidden), head(hidden))
