@@ -231,8 +231,8 @@ def group_attention(
         query: Shape (R, A, n, d), A a multiple of the H key heads.
         key: As `GroupLayer.update` returns it, shape (R, H, S, d).
         value: Shape (R, H, S, d).
-        attention_mask: True where a query may look, shape (R, 1, n, P + S), bool, or what is to
-            be added to scores; None when it may look everywhere.
+        attention_mask: True where a query may look, shape (R, 1, n, P + S), bool; None when it
+            may look everywhere.
         scaling: Factor of the scores; None takes one over the root of d.
         kwargs: Whatever else models give; no concern of a single step without dropout.
 
@@ -259,22 +259,31 @@ def group_attention(
 def _attended(
     query: Tensor, key: Tensor, value: Tensor, layer: GroupLayer, mask: Tensor | None
 ) -> Tensor:
-    """Return what scaled queries (R, A, n, d) find, of the same shape; see `group_attention`."""
+    """Return what scaled queries (R, A, n, d) find, of the same shape; see `group_attention`.
+
+    One softmax over two parts, which share its maximum and its sum: scores of the prompt stay
+    side by side by prompt, and only one number a query is brought to the rows and back.
+    """
     rows, heads, count, size = query.shape
     members, shared = layer.members, key.shape[1]
     asked = query.reshape(rows, shared, heads // shared * count, size)
     of_prompt = members.gather(asked) @ layer.prompt_keys.float().transpose(2, 3)
     of_said = asked @ key.transpose(2, 3)
-    scores = torch.cat([members.scatter(of_prompt, asked.shape[2]), of_said], dim=-1)
-    scores = scores.reshape(rows, heads, count, -1)
     if mask is not None:
-        hidden = mask.dtype == torch.bool
-        scores = scores.masked_fill(~mask, float("-inf")) if hidden else scores + mask
-    shares = scores.softmax(dim=-1).reshape(*asked.shape[:3], -1)
-    prompt, said = shares.split([layer.prompt_keys.shape[2], key.shape[2]], dim=-1)
-    found = members.gather(prompt) @ layer.prompt_values.float()
-    out: Tensor = members.scatter(found, asked.shape[2]) + said @ value
-    return out.reshape(query.shape)
+        hidden = ~mask.repeat(1, 1, heads // shared, 1)
+        before, after = hidden.split([layer.prompt_keys.shape[2], key.shape[2]], dim=-1)
+        of_prompt.masked_fill_(members.gather(before), float("-inf"))
+        of_said.masked_fill_(after, float("-inf"))
+    most = torch.maximum(
+        members.scatter(of_prompt.amax(-1, keepdim=True), asked.shape[2]),
+        of_said.amax(-1, keepdim=True),
+    )
+    of_prompt.sub_(members.gather(most)).exp_()
+    of_said.sub_(most).exp_()
+    total = members.scatter(of_prompt.sum(-1, keepdim=True), asked.shape[2])
+    total = total + of_said.sum(-1, keepdim=True)
+    found = members.scatter(of_prompt @ layer.prompt_values.float(), asked.shape[2])
+    return ((found + of_said @ value) / total).reshape(query.shape)
 
 
 def _stacked(prompts: Sequence[Tensor | None]) -> Tensor:
