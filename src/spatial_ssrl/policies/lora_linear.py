@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class PlainLoraLinear(Linear):
@@ -28,12 +29,13 @@ class PlainLoraLinear(Linear):
             return self._as_peft(x)
         lora_a, lora_b = self.lora_A[name], self.lora_B[name]
         down, up = cast(Tensor, lora_a.weight), cast(Tensor, lora_b.weight)
-        special = _has_hooks(lora_a) or _has_hooks(lora_b)
+        base = cast(nn.Linear, self.base_layer)
+        special = _has_hooks(base) or _has_hooks(lora_a) or _has_hooks(lora_b)
         special |= self.training and type(self.lora_dropout[name]) is not nn.Identity
         if special or x.dtype != down.dtype or torch.is_autocast_enabled(x.device.type):
             return self._as_peft(x)
         rows = x.reshape(-1, x.shape[-1])
-        output: Tensor = self.base_layer(rows)
+        output = functional.linear(rows, base.weight, base.bias)
         if output.dtype != down.dtype:
             return self._as_peft(x)
         # In place: a linear layer keeps its input for the backward pass, not its output.

@@ -46,7 +46,6 @@ class InProcess(RolloutEngine):
             )
         self.batch_tokens = batch_tokens
 
-    @torch.no_grad()
     def sample(
         self,
         policy: PolicyBackbone,
@@ -57,14 +56,11 @@ class InProcess(RolloutEngine):
     ) -> Rollouts:
         """Sample `group_size` completions of each prompt; see `RolloutEngine.sample`."""
         draw = _Draw.start(prompts, group_size, sampling, seed)
-        for part in parts(
-            prompts,
-            group_size,
-            sampling.max_new_tokens,
-            self.batch_tokens,
-            policy.keeps_prompts_once,
-        ):
-            _sample_part(policy, prompts, part, group_size, sampling, draw)
+        once, limit = policy.keeps_prompts_once, sampling.max_new_tokens
+        # What is drawn into was made outside, so that later losses may hold on to it.
+        with torch.inference_mode():  # A tenth faster than `no_grad` on small models.
+            for part in parts(prompts, group_size, limit, self.batch_tokens, once):
+                _sample_part(policy, prompts, part, group_size, sampling, draw)
         width = int(draw.mask.sum(1).max())
         tokens, mask = draw.tokens[:, :width], draw.mask[:, :width]
         policy.tokens += TokenCount(repeated=repeated_tokens(prompts, mask))
