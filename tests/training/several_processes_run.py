@@ -101,7 +101,7 @@ RUNS: dict[str, Callable[[], RLModule | SFTModule]] = {
     "all_without_signal": _flat,
     "sft": teach,
     "resampled": lambda: reinforce(
-        verifier=FlatForFlips(), update=UpdateSettings(flat_groups="resample", resample_batches=2)
+        verifier=FlatForFlips(), update=UpdateSettings(flat_groups="resample")
     ),
 }
 
@@ -142,14 +142,13 @@ def interrupted(folder: Path) -> dict[str, Any]:
         trainer.fit(module, data(), ckpt_path=folder / "last.ckpt" if resume else None)
         return module, log
 
-    trained(1, resume=False)
+    waiting = len(trained(1, resume=False)[0].buffer)
     resumed, later = trained(3, resume=True)
-    waiting = len(resumed.buffer)
     whole, log = trained(3, resume=False)
     return {
         "resumed": dict(resumed.policy.trainable_state()),
         "whole": dict(whole.policy.trainable_state()),
-        "waiting": (waiting, len(whole.buffer)),
+        "waiting": waiting,
         "steps": (later.steps, log.steps),
     }
 

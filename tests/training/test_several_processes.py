@@ -14,7 +14,7 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name("several_processes_run.py")
-NAMES = ("rl", "one_without_signal", "all_without_signal", "sft")
+NAMES = ("rl", "one_without_signal", "all_without_signal", "sft", "resampled")
 OF_THE_MACHINE = ("seconds/", "_per_s", "peak_memory")
 
 
@@ -68,7 +68,8 @@ def test_two_processes_are_one(
     # The same questions in the same order, half of each batch in either process.
     pairs = zip(first["steps"], second["steps"], strict=True)
     assert [(step, mine + others) for (step, mine), (_, others) in pairs] == alone["steps"]
-    assert len(alone["steps"]) == script.STEPS
+    waits = name == "resampled"
+    assert len(alone["steps"]) > script.STEPS if waits else len(alone["steps"]) == script.STEPS
 
     for process in (first, second):
         assert process["weights"].keys() == alone["weights"].keys()
@@ -98,25 +99,25 @@ def test_these_runs_are_what_they_are_called(together: Path) -> None:
     assert any(bool((value != 0).any()) for key, value in moved.items() if "lora_B" in key)
 
 
-def test_processes_wait_together_for_groups_with_signal(together: Path) -> None:
-    # The first process never finds any, so that updates come when enough batches were tried.
-    first, second = ended(together, "resampled")
-    for metrics in (first["metrics"], second["metrics"]):
-        assert [step["train/groups_waiting"] > 0 for step in metrics[:3]] == [True] * 3
-    assert [step for step, _ in first["steps"]] == [0, 0, 1, 1, 1, 2]
-    assert [step for step, _ in second["steps"]] == [0, 0, 1, 1, 1, 2]
-    assert all(torch.equal(second["weights"][k], v) for k, v in first["weights"].items())
+def test_processes_share_groups_that_one_of_them_found(together: Path) -> None:
+    # The first process never finds any, so that it learns from the second's.
+    for process in ended(together, "resampled"):
+        steps = [0, *(step for step, _ in process["steps"])]
+        waiting = [metrics["train/groups_waiting"] for metrics in process["metrics"]]
+        assert waiting[0] in (1, 2)
+        for place, metrics in enumerate(process["metrics"]):
+            if steps[place + 1] > steps[place]:
+                assert metrics["train/groups_used"] == 4
 
 
-def test_groups_that_wait_in_each_process_are_kept(together: Path) -> None:
+def test_groups_that_wait_are_kept(together: Path) -> None:
     for process in ended(together, "interrupted"):
         resumed, whole = process["steps"]
         assert resumed == whole[-len(resumed) :]
         assert len(resumed) < len(whole)
-        assert process["waiting"][0] == process["waiting"][1]
+        assert process["waiting"] > 0
         for name, value in process["whole"].items():
             assert torch.equal(process["resumed"][name], value), name
-    assert ended(together, "interrupted")[1]["waiting"][0] > 0
 
 
 def test_what_processes_exchange(together: Path) -> None:

@@ -21,7 +21,9 @@ class GroupBuffer:
     """Sampled groups that no update has learned from yet, first in, first out.
 
     They wait on the CPU with the log-probabilities they were sampled with, so that an update by
-    newer weights treats them as what they are: drawn from older ones.
+    newer weights treats them as what they are: drawn from older ones. All processes hold the
+    groups of all, in the order in which one process would have sampled them, and so take the
+    same updates as one.
 
     Attributes:
         tries: Batches that were sampled since the last update and found too few groups.
@@ -36,17 +38,13 @@ class GroupBuffer:
 
     def add(self, groups: Groups) -> None:
         """Put groups at the end."""
-        self._waiting += [groups.select([row]).to("cpu") for row in range(len(groups))]
+        self._waiting += _one_by_one(groups)
 
-    def take(self, count: int) -> Groups | None:
-        """Take out at most `count` groups from the front, and start counting tries anew.
-
-        Returns:
-            The groups on the CPU, or None when none waited.
-        """
+    def take(self, count: int) -> list[Groups]:
+        """Take out at most `count` groups from the front, and start counting tries anew."""
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         self.tries = 0
-        return join_groups(taken) if taken else None
+        return taken
 
     def exchange(self, groups: Groups, settings: UpdateSettings) -> Groups | None:
         """Add the groups of a batch that are worth it, and take out those of an update.
@@ -54,13 +52,14 @@ class GroupBuffer:
         Groups without signal that are to be replaced are forgotten.
 
         Args:
-            groups: Of the batch, on any device.
+            groups: Of this process's share of the batch, on any device.
             settings: Say which groups are replaced, and how many batches are tried.
 
         Returns:
-            As many groups as the batch had, fewer when enough batches were tried; `groups` if
-            those found nothing at all, so that a run ends nevertheless. None when the update
-            has to wait for another batch; all processes wait together.
+            This process's share of as many groups as the whole batch had, or of fewer when
+            enough batches were tried; `groups` if those left nothing for this process, so that
+            a run ends nevertheless. None when the update has to wait for another batch; all
+            processes wait together.
         """
         worth = [
             row
@@ -69,35 +68,30 @@ class GroupBuffer:
             )
             if signal or settings.flat_groups_of(question.task) != "resample"
         ]
-        if worth:
-            self.add(groups.select(worth))
-        full = all(gather(len(self) >= len(groups), "counting groups with signal"))
-        if not full and self.tries < settings.resample_batches:
+        mine = _one_by_one(groups.select(worth)) if worth else []
+        everywhere = gather((len(groups), mine), "collecting groups with signal")
+        self._waiting += [group for _, found in everywhere for group in found]
+        size = sum(count for count, _ in everywhere)
+        if len(self) < size and self.tries < settings.resample_batches:
             self.tries += 1
             return None
-        taken = self.take(len(groups))
-        return groups if taken is None else taken
+        taken = self.take(size)
+        start, stop = (len(taken) * place // world_size() for place in (rank(), rank() + 1))
+        return join_groups(taken[start:stop]) if start < stop else groups
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything as tensors and text, which load with `weights_only=True`.
-
-        Of all processes, since only the first writes checkpoints; all of them must ask.
-        """
-        mine = [_packed(groups) for groups in self._waiting]
-        return {"tries": self.tries, "groups": gather(mine, "saving groups that wait")}
+        """Return everything as tensors and text, which load with `weights_only=True`."""
+        return {"tries": self.tries, "groups": [_packed(groups) for groups in self._waiting]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Wait with what `state_dict` recorded of this process, and nothing else.
-
-        With another number of processes than there were, each takes its share of all.
-        """
+        """Wait with what `state_dict` recorded, and nothing else."""
         self.tries = state["tries"]
-        parts = state["groups"]
-        if len(parts) == world_size():
-            mine = parts[rank()]
-        else:
-            mine = [packed for part in parts for packed in part][rank() :: world_size()]
-        self._waiting = [_unpacked(packed) for packed in mine]
+        self._waiting = [_unpacked(packed) for packed in state["groups"]]
+
+
+def _one_by_one(groups: Groups) -> list[Groups]:
+    """Return the groups of each question by themselves, on the CPU."""
+    return [groups.select([row]).to("cpu") for row in range(len(groups))]
 
 
 # Tensors of rollouts and groups, each stored under its own name.

@@ -136,7 +136,7 @@ class RLModule(PolicyModule):
         if update is not None and scored is not None:
             with time("update"):
                 metrics.merge(self._update(*update, scored))
-        metrics.count("groups_waiting", len(self.buffer))
+        metrics.add("groups_waiting", len(self.buffer))
         metrics.merge(cost_metrics(time, self.policy.tokens - tokens))
         self.log_training(reported(metrics))
 
@@ -179,7 +179,7 @@ class RLModule(PolicyModule):
         """Return what an update learns from now, or None to wait for more.
 
         Without resampling that is the batch. With it, groups that are to be replaced are left
-        out, and the others wait until they fill a batch in every process.
+        out, and the others wait until they fill a batch.
         """
         if not self.update.resamples:
             return batch, groups
