@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from spatial_ssrl.core.errors import ConfigError
-from spatial_ssrl.policies import families
-from support.tiny_models import FAMILIES, tiny_model, tiny_processor
+from spatial_ssrl.policies import LoraSettings, families
+from spatial_ssrl.policies.adapters import add_adapter
+from support.tiny_models import ALL_FAMILIES, FAMILIES, tiny_model, tiny_processor
 
 # Three questions with 1, 3 and 2 pictures.
 IMAGES = (1, 3, 2)
@@ -120,6 +121,53 @@ def test_qwen_positions_grow_by_the_longer_side_of_a_picture() -> None:
     assert following.tolist() == [6]
     later = families.next_positions(inner, following, torch.ones(1, 2, dtype=torch.bool))
     assert later.tolist() == [[[6, 7]]] * 3
+
+
+# A part of each group, by hand; nothing else may be in the groups but more of the same kind.
+GROUPS = {
+    "gemma3": ("model.vision_tower", "model.multi_modal_projector", "model.language_model"),
+    "idefics3": ("model.vision_model", "model.connector", "model.text_model"),
+    "internvl": ("model.vision_tower", "model.multi_modal_projector", "model.language_model"),
+    "llava": ("model.vision_tower", "model.multi_modal_projector", "model.language_model"),
+    "llava_onevision": ("model.vision_tower", "model.image_newline", "model.language_model"),
+    "qwen2_vl": ("model.visual.blocks", "model.visual.merger", "model.language_model"),
+    "qwen2_5_vl": ("model.visual.patch_embed", "model.visual.merger", "model.language_model"),
+    "qwen3_vl": ("model.visual.pos_embed", "model.visual.deepstack_merger_list", "lm_head"),
+    "smolvlm": ("model.vision_model", "model.connector", "model.text_model"),
+    "tiny_vlm": ("model.visual", "model.connector", "model.language_model"),
+}
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_every_parameter_is_in_one_freeze_group(family: str) -> None:
+    network = tiny_model(tiny_processor(family), family)
+    groups = families.freeze_groups(network)
+    assert list(groups) == ["vision_tower", "projector", "language_model"]
+    for (group, prefixes), part in zip(groups.items(), GROUPS[family], strict=True):
+        assert part in prefixes, group
+    assert "lm_head" in groups["language_model"]
+    for name, _ in network.named_parameters(remove_duplicate=False):
+        owners = [
+            group
+            for group, prefixes in groups.items()
+            for prefix in prefixes
+            if name == prefix or name.startswith(f"{prefix}.")
+        ]
+        assert len(owners) == 1, name
+        text = "lm_head" in name or ".language_model." in name or ".text_model." in name
+        projector = any(part in name for part in ("merger", "connector", "projector", "newline"))
+        expected = "language_model" if text else "projector" if projector else "vision_tower"
+        assert owners == [expected], name
+
+
+def test_freeze_groups_stay_when_adapters_come_and_unknown_parts_are_named() -> None:
+    network = tiny_model(tiny_processor())
+    before = families.freeze_groups(network)
+    add_adapter(network, LoraSettings(rank=2))
+    assert families.freeze_groups(network) == before
+    network.model.audio_tower = torch.nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match=r"'model.audio_tower' of Qwen2_5_VL.* no known part"):
+        families.freeze_groups(network)
 
 
 def test_vision_tower_is_found_by_name() -> None:

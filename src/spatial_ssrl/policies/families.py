@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
 
+FreezeGroup = Literal["vision_tower", "projector", "language_model"]
+
 # Names models give to their vision tower, most specific first.
 VISION_TOWERS = ("visual", "vision_tower", "vision_model", "vision_encoder")
+
+# Names of what turns the vision tower's features into tokens of the language model; the
+# mergers of the Qwen-VL kind lie inside the vision tower.
+PROJECTORS = (
+    "multi_modal_projector",
+    "connector",
+    "merger",
+    "deepstack_merger_list",
+    "image_newline",
+)
+
+_GROUP_NAMES: Mapping[str, FreezeGroup] = {
+    **dict.fromkeys(VISION_TOWERS, "vision_tower"),
+    **dict.fromkeys(PROJECTORS, "projector"),
+}
 
 # Kinds of layers whose whole memory is keys and values.
 _SHAREABLE_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -99,6 +117,51 @@ def vision_tower(network: PreTrainedModel) -> tuple[str, nn.Module]:
         f"No vision tower found in {type(network).__name__} (looked for "
         f"{', '.join(VISION_TOWERS)}); set freeze_vision: false."
     )
+
+
+def freeze_groups(network: PreTrainedModel) -> Mapping[FreezeGroup, tuple[str, ...]]:
+    """Return the parts of a model that can be frozen apart, as names of modules.
+
+    Args:
+        network: The model, with or without adapters inside its layers.
+
+    Returns:
+        For each group the shortest names that hold nothing of another group; a parameter that
+        stands beside modules goes by its own name. Every parameter lies under exactly one of
+        them. The vocabulary head counts as language model, tied or not.
+
+    Raises:
+        ConfigError: If a parameter belongs to no known part.
+    """
+    text = (network.get_decoder(), network.get_output_embeddings())
+    found: dict[FreezeGroup, list[str]] = {group: [] for group in get_args(FreezeGroup)}
+    for name, group in _parts("", network, None, text):
+        if group is None:
+            raise ConfigError(
+                f"{name!r} of {type(network).__name__} is no known part of a vision-language "
+                f"model (looked for {', '.join(_GROUP_NAMES)} and the language model); freeze "
+                "nothing, or add its name to policies/families.py."
+            )
+        found[group].append(name)
+    return {group: tuple(names) for group, names in found.items()}
+
+
+def _parts(
+    name: str, module: nn.Module, above: FreezeGroup | None, text: Sequence[nn.Module]
+) -> list[tuple[str, FreezeGroup | None]]:
+    """Return the names under a module and their groups, one name for what is of one group."""
+    group = "language_model" if module in text else _group_of(name, above)
+    start = f"{name}." if name else ""
+    own = [start + key for key, _ in module.named_parameters(recurse=False)]
+    parts = [(key, _group_of(key, group)) for key in own]
+    for key, child in module.named_children():
+        parts += _parts(start + key, child, group, text)
+    groups = {group for _, group in parts}
+    return [(name, groups.pop())] if name and len(groups) == 1 else parts
+
+
+def _group_of(name: str, above: FreezeGroup | None) -> FreezeGroup | None:
+    return _GROUP_NAMES.get(name.rpartition(".")[2], above)
 
 
 def accepted_inputs(network: PreTrainedModel) -> frozenset[str]:
