@@ -5,83 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import LoraSettings, families
 from spatial_ssrl.policies.adapters import add_adapter
-from support.tiny_models import ALL_FAMILIES, FAMILIES, tiny_model, tiny_processor
-
-# Three questions with 1, 3 and 2 pictures.
-IMAGES = (1, 3, 2)
-
-
-def marked(*lengths: int) -> Tensor:
-    """Packed rows, each holding the number of the question it belongs to."""
-    return torch.cat([torch.full((n, 2), float(i)) for i, n in enumerate(lengths)])
-
-
-@pytest.mark.parametrize(
-    ("vision", "placeholders"),
-    [
-        ({"pixel_values": marked(1, 3, 2)}, (4, 12, 8)),  # one entry per picture
-        ({"pixel_values": marked(1, 1, 1)}, (4, 12, 8)),  # one entry per question
-        ({"token_type_ids": marked(1, 1, 1)}, (4, 12, 8)),
-        # Tiles of each question in a row of their own, though there are as many as pictures.
-        (
-            {
-                "pixel_values": marked(1, 1, 1).repeat(1, 3).view(3, 3, 2, 1),
-                "pixel_attention_mask": torch.ones(3, 3, 2, 1),
-            },
-            (4, 12, 8),
-        ),
-        ({"pixel_values": marked(2, 6, 5)}, (8, 24, 20)),  # tiles, four tokens each
-        (
-            {
-                "pixel_values": marked(4, 6 + 4 + 2, 2 + 8),
-                "image_grid_thw": torch.tensor(
-                    [[1, 2, 2], [1, 2, 3], [1, 2, 2], [1, 1, 2], [1, 2, 1], [2, 2, 2]]
-                ),
-            },
-            (1, 3, 2),
-        ),
-    ],
-)
-def test_each_question_gets_its_own_share(
-    vision: dict[str, Tensor], placeholders: tuple[int, ...]
-) -> None:
-    name = next(iter(vision))
-    for rows in ([0], [1], [2], [2, 0], [1, 1]):
-        share = families.select(vision, IMAGES, placeholders, rows)
-        values = vision[name].flatten(1)[:, 0]
-        expected = torch.cat([vision[name][values == row] for row in rows])
-        assert torch.equal(share[name], expected)
-        if "image_grid_thw" in share:
-            assert int(share["image_grid_thw"].prod(-1).sum()) == len(share["pixel_values"])
-
-
-def test_as_many_pictures_as_questions_are_not_taken_for_rows_of_tiles() -> None:
-    tiles = torch.arange(3.0).view(3, 1, 1, 1, 1).expand(3, 4, 3, 2, 2)
-    vision = {"pixel_values": tiles, "pixel_attention_mask": torch.ones(3, 4, 2, 2)}
-    for row in range(3):
-        share = families.select(vision, (0, 2, 1), (0, 8, 4), [row])
-        assert torch.equal(share["pixel_values"], tiles[row : row + 1])
-
-
-def test_tiles_that_pad_every_chosen_question_are_left_out() -> None:
-    mask = torch.zeros(3, 5, 2, 2)
-    for row, tiles in enumerate((2, 5, 3)):
-        mask[row, :tiles, 0] = 1
-    vision = {"pixel_values": mask.unsqueeze(2).expand(-1, -1, 3, -1, -1)}
-    vision["pixel_attention_mask"] = mask
-    share = families.select(vision, IMAGES, (4, 12, 8), [0, 2])
-    assert torch.equal(share["pixel_attention_mask"], mask[[0, 2], :3])
-    assert torch.equal(share["pixel_values"], vision["pixel_values"][[0, 2], :3])
-
-
-def test_packing_that_cannot_be_told_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"packs 'odd' of shape \(7, 2\) for 3 questions with 6"):
-        families.select({"odd": marked(2, 3, 2)}, IMAGES, (4, 12, 8), [0])
+from support.tiny_models import FAMILIES, tiny_model, tiny_processor
 
 
 def test_positions_of_other_families_count_real_tokens() -> None:
@@ -138,7 +66,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("family", ALL_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_is_in_one_freeze_group(family: str) -> None:
     network = tiny_model(tiny_processor(family), family)
     groups = families.freeze_groups(network)
@@ -183,10 +111,11 @@ def test_known_families_share_prompts_of_any_length(family: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "limit"),
     [
-        ({"layer_types": ["full_attention"], "sliding_window": 100}, math.inf),
-        ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 100}, 100),
+        ({"layer_types": ["full_attention"], "attention_chunk_size": 50}, math.inf),
+        ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 9}, math.inf),
         ({"layer_types": ["chunked_attention"], "attention_chunk_size": 50}, 50),
         ({"use_bidirectional_attention": "vision"}, 0),
+        ({"attn_logit_softcapping": 50.0}, 0),
     ],
 )
 def test_other_attention_limits_sharing(settings: dict[str, object], limit: float) -> None:
@@ -194,6 +123,22 @@ def test_other_attention_limits_sharing(settings: dict[str, object], limit: floa
     for name, value in settings.items():
         setattr(network.config.text_config, name, value)
     assert families.sharing_limit(network) == limit
+
+
+def test_pictures_seen_both_ways_share_prompts_only_in_families_known_for_it() -> None:
+    network = tiny_model(tiny_processor("gemma3"), "gemma3")
+    assert families.sharing_limit(network) == math.inf
+    network.config.model_type = "paligemma"
+    assert families.sharing_limit(network) == 0
+
+
+def test_tokens_of_one_picture_are_mutual() -> None:
+    network = tiny_model(tiny_processor("gemma3"), "gemma3")
+    types = torch.tensor([[0, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 0]])
+    prompts = SimpleNamespace(vision={"token_type_ids": types})
+    expected = [[-1, 0, 0, -1, 1, 1], [0, 0, -1, -1, 1, -1]]
+    assert families.mutual_tokens(network, prompts).tolist() == expected
+    assert families.mutual_tokens(tiny_model(tiny_processor()), prompts) is None
 
 
 def test_running_states_are_refused() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
-from spatial_ssrl.policies import HFVisionLanguagePolicy
+from spatial_ssrl.policies import HFVisionLanguagePolicy, SamplingSettings
 
 
 def rollouts_of(tokens: Tensor, mask: Tensor, group_size: int) -> Rollouts:
@@ -24,9 +24,9 @@ def rollouts_of(tokens: Tensor, mask: Tensor, group_size: int) -> Rollouts:
 def random_completions(
     policy: HFVisionLanguagePolicy, count: int, seed: int = 0, longest: int = 6
 ) -> tuple[Tensor, Tensor]:
-    """Return random tokens (count, longest) and a mask of 1 to `longest` of them a row."""
+    """Return tokens of text (count, longest) and a mask of 1 to `longest` of them a row."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, 250, (count, longest), generator=generator)
+    tokens = torch.randint(5, 250, (count, longest), generator=generator)
     lengths = torch.randint(1, longest + 1, (count, 1), generator=generator)
     lengths[0] = longest
     return tokens, torch.arange(longest) < lengths
@@ -60,3 +60,33 @@ def plain_logprobs(
     allowed = [token for token in range(scores.shape[-1]) if token not in unsayable]
     scores = scores - scores[:, allowed].logsumexp(-1, keepdim=True)
     return scores.gather(1, tokens[:, None])[:, 0]
+
+
+def scores_and_gradients(
+    policy: HFVisionLanguagePolicy, prompts: PromptBatch, rollouts: Rollouts
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return log-probabilities, (N, C), and the gradient of each trained tensor by name."""
+    # Different weights for different tokens, so that no gradient cancels.
+    weights = torch.linspace(-1, 2, rollouts.mask.numel()).view(rollouts.mask.shape)
+    scored = policy.logprobs(prompts, rollouts, SamplingSettings(temperature=0.8))
+    trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad((scored * weights).sum(), list(trained.values()))
+    return scored.detach(), dict(zip(trained, found, strict=True))
+
+
+def assert_sharing_is_exact(
+    policy: HFVisionLanguagePolicy, prompts: PromptBatch, rollouts: Rollouts
+) -> dict[str, Tensor]:
+    """Compare shared with repeated scoring, which it is left at; return all gradients."""
+    policy.tokens -= policy.tokens
+    shared, found = scores_and_gradients(policy, prompts, rollouts)
+    # Read once per group, or this would compare the repeated forward with itself.
+    assert policy.tokens.computed < policy.tokens.repeated
+    policy.shares_prompts = False
+    repeated, wanted = scores_and_gradients(policy, prompts, rollouts)
+    torch.testing.assert_close(shared, repeated, atol=1e-5, rtol=0)
+    scale = max(float(gradient.abs().max()) for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(found[name], gradient, atol=1e-5 * scale, rtol=0, msg=name)
+    return wanted

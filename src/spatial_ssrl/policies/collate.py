@@ -50,7 +50,8 @@ class PromptCollator:
         """Return the prompts of `questions`, left padded, with everything the processor made.
 
         Raises:
-            ConfigError: If a question's placeholders are not as many as its pictures.
+            ConfigError: If a question's placeholders are not as many as its pictures, or the
+                processor returns something else than tensors.
         """
         texts = [self._chat(question) for question in questions]
         images = [[self._picture(image) for image in question.images] for question in questions]
@@ -62,6 +63,12 @@ class PromptCollator:
             return_tensors="pt",
         )
         fields = dict(encoded)
+        if odd := [name for name, value in fields.items() if not isinstance(value, Tensor)]:
+            raise ConfigError(
+                f"{type(self.processor).__name__} returns {odd[0]!r} as "
+                f"{type(fields[odd[0]]).__name__}, not as one tensor for the batch; set its image "
+                "processor to pad (do_pad), or to return nothing that is not a tensor."
+            )
         targets, target_mask = self._targets(questions)
         return PromptBatch(
             input_ids=fields.pop("input_ids"),

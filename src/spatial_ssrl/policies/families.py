@@ -1,4 +1,4 @@
-"""What differs between model families: positions, packed images, tokens never to be said."""
+"""What differs between model families: parts, positions, attention, tokens never to be said."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,37 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.policies.image_packing import Packing
 
 FreezeGroup = Literal["vision_tower", "projector", "language_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What has to be told about a type of model, because its classes do not tell it.
+
+    Everything else is inferred for every family: positions (`prompt_positions`), tokens never
+    to be sampled (`media_token_ids`), freeze groups by the names below, other outputs of the
+    processor (`image_packing`).
+
+    Args:
+        packing: How outputs of its processor are packed, by name.
+        mutual_images: Whether the tokens of a picture see one another both ways, as
+            `token_type_ids` 1 marks them.
+    """
+
+    packing: Mapping[str, Packing] = field(default_factory=dict)
+    mutual_images: bool = False
+
+
+# By `model_type`. Types that are not here are taken to need nothing told.
+FAMILIES: Mapping[str, Family] = {
+    "gemma3": Family({"pixel_values": "tile"}, mutual_images=True),
+    "internvl": Family({"pixel_values": "tile"}),
+    "llava": Family({"pixel_values": "image"}),
+    "llava_onevision": Family({"pixel_values": "image"}),
+    "tiny_vlm": Family({"pixel_values": "image"}),
+}
 
 # Names models give to their vision tower, most specific first.
 VISION_TOWERS = ("visual", "vision_tower", "vision_model", "vision_encoder")
@@ -43,38 +72,21 @@ _SHAREABLE_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_a
 # Method of inner models that count pictures along three axes (the Qwen-VL kind).
 _ROPE_INDEX = "get_rope_index"
 
-# Settings that say how far layers of a kind see, in tokens.
-_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-
-# Inputs of models that let pictures see one another both ways, or attend to them apart.
-_OTHER_ATTENTION = frozenset({"token_type_ids", "cross_attention_mask"})
-
 # Method of inner models whose prompts are read both ways: which tokens those are.
 _IN_PROMPT = "in_prompt"
 
-# Processor outputs with one entry per prompt token; 0 stands for text.
-PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
-
-# Pixels that are no padding, where pictures are cut into tiles: (B, tiles, H, W).
-_TILE_MASK = "pixel_attention_mask"
-
-# How a processor's outputs are packed, where the name alone tells; the rest is inferred from
-# lengths (see `select`). "row": one entry per question; "image": one entry per picture.
-_PACKING: Mapping[str, str] = {
-    "mm_token_type_ids": "row",
-    "token_type_ids": "row",
-    "cross_attention_mask": "row",
-    "aspect_ratio_ids": "row",
-    "aspect_ratio_mask": "row",
-    _TILE_MASK: "row",
-    "image_grid_thw": "image",
-    "image_sizes": "image",
-}
+# Inputs of models that let pictures see one another both ways, or attend to them apart.
+_OTHER_ATTENTION = frozenset({"token_type_ids", "cross_attention_mask"})
 
 _MEDIA_SETTING = re.compile(r"(image|video|vision|audio|media|boi|eoi|boa|eoa)\w*token_(id|index)$")
 _MEDIA_TOKEN = re.compile(
     r"^[<\[].*(image|img|video|vision|audio|media|row_\d+_col_\d+).*[>\]]$", re.I
 )
+
+
+def family_of(network: PreTrainedModel) -> Family:
+    """Return what the table tells about a model."""
+    return FAMILIES.get(network.config.model_type, Family())
 
 
 def inner_model(network: PreTrainedModel) -> nn.Module:
@@ -166,10 +178,12 @@ def _group_of(name: str, above: FreezeGroup | None) -> FreezeGroup | None:
 
 def accepted_inputs(network: PreTrainedModel) -> frozenset[str]:
     """Return the argument names a model's forward takes, inner model included."""
-    names: set[str] = set()
-    for module in (network, inner_model(network)):
-        names.update(inspect.signature(module.forward).parameters)
-    return frozenset(names)
+    return parameters_of(network.forward) | parameters_of(inner_model(network).forward)
+
+
+def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a function's parameters."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def prompt_positions(inner: nn.Module, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
@@ -189,7 +203,7 @@ def prompt_positions(inner: nn.Module, prompts: PromptBatch) -> tuple[Tensor, Te
     mask = prompts.attention_mask
     rope_index: Callable[..., tuple[Tensor, Tensor]] | None = getattr(inner, _ROPE_INDEX, None)
     if rope_index is not None:
-        known = inspect.signature(rope_index).parameters
+        known = parameters_of(rope_index)
         vision = {name: value for name, value in prompts.vision.items() if name in known}
         positions, _ = rope_index(prompts.input_ids, attention_mask=mask.long(), **vision)
         return positions, positions.masked_fill(~mask, 0).amax(dim=(0, 2)) + 1
@@ -222,47 +236,51 @@ def along_axes(inner: nn.Module, positions: Tensor) -> Tensor:
     return positions
 
 
-def both_ways(inner: nn.Module, prompts: PromptBatch) -> Tensor | None:
-    """Return which prompt tokens see one another both ways, shape (B, P), bool; None if none."""
-    in_prompt: Callable[[Tensor], Tensor] | None = getattr(inner, _IN_PROMPT, None)
-    return None if in_prompt is None else in_prompt(prompts.input_ids) & prompts.attention_mask
+def mutual_tokens(network: PreTrainedModel, prompts: PromptBatch) -> Tensor | None:
+    """Return which prompt tokens see one another both ways; None where all attention is causal.
 
-
-def in_one_row(prompts: PromptBatch, known: frozenset[str], added: int) -> dict[str, Tensor]:
-    """Return what a model takes besides tokens when all prompts are read as one sequence.
-
-    Args:
-        prompts: B prompts of P tokens.
-        known: Argument names the model takes.
-        added: Tokens that follow the prompts, all of them text.
+    Returns:
+        Shape (B, P), int64: tokens of a prompt with the same number from 0 on see one another
+        whatever their order, those with -1 see what is before them only.
     """
-    inputs = {}
-    for name, value in prompts.vision.items():
-        if name not in known:
-            continue
-        per_token = name in PER_TOKEN and value.shape == prompts.input_ids.shape
-        inputs[name] = functional.pad(value.reshape(1, -1), (0, added)) if per_token else value
-    return inputs
+    in_prompt: Callable[[Tensor], Tensor] | None
+    in_prompt = getattr(inner_model(network), _IN_PROMPT, None)
+    if in_prompt is not None:
+        inside: Tensor = in_prompt(prompts.input_ids) & prompts.attention_mask
+        return inside.long() - 1
+    if not family_of(network).mutual_images or "token_type_ids" not in prompts.vision:
+        return None
+    is_image = prompts.vision["token_type_ids"] == 1
+    begins = is_image & ~functional.pad(is_image, (1, 0))[:, :-1]
+    return torch.where(is_image, begins.long().cumsum(1) - 1, -1)
 
 
 def sharing_limit(network: PreTrainedModel) -> float:
     """Return how long prompt and completion may be for `shared_attention`, in tokens.
 
-    Its attention is "all real tokens before me", so windows set a limit.
-
     Returns:
-        `inf` where nothing does; 0 for models that let pictures see one another both ways, or
-        attend to them apart, or that do not let others compute their attention.
+        `inf` where nothing sets a limit; the chunk where attention is cut into chunks; 0 for
+        models that attend in ways it does not know, or that do not let others compute their
+        attention.
     """
     text = network.config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ())
-    limits = [getattr(text, name, None) for kind, name in _WINDOWS.items() if kind in kinds]
     other = (
         not getattr(network.get_decoder(), "_supports_attention_backend", False)
         or getattr(text, "use_bidirectional_attention", None)
-        or accepted_inputs(network) & _OTHER_ATTENTION
+        or getattr(text, "attn_logit_softcapping", None)
+        or (accepted_inputs(network) & _OTHER_ATTENTION and not family_of(network).mutual_images)
     )
-    return 0 if other else min((limit for limit in limits if limit is not None), default=math.inf)
+    if other:
+        return 0
+    chunk = getattr(text, "attention_chunk_size", None)
+    chunked = "chunked_attention" in (getattr(text, "layer_types", None) or ())
+    return chunk if chunked and chunk is not None else math.inf
+
+
+def placeholder_ids(network: PreTrainedModel) -> tuple[int, ...]:
+    """Return the ids of the tokens that features of pictures replace; empty if not told."""
+    id_ = getattr(network.config, "image_token_id", None)
+    return () if id_ is None else (int(id_),)
 
 
 def media_token_ids(
@@ -282,104 +300,3 @@ def media_token_ids(
         if _MEDIA_TOKEN.match(str(token)):
             found.add(token_id)
     return tuple(sorted(found))
-
-
-def select_questions(
-    prompts: PromptBatch, media: Sequence[int], rows: Sequence[int]
-) -> PromptBatch:
-    """Return the prompts of questions `rows`, in that order, with their share of images.
-
-    Args:
-        prompts: B questions.
-        media: Ids of media placeholders.
-        rows: Questions wanted; columns that are padding in every one of them are left out.
-    """
-    placeholders = torch.tensor(media, device=prompts.input_ids.device)
-    index = torch.tensor(rows, dtype=torch.int64, device=prompts.input_ids.device)
-    mask = prompts.attention_mask[index]
-    first = int(mask.any(dim=0).int().argmax())
-    vision = select(
-        prompts.vision,
-        [len(question.images) for question in prompts.questions],
-        torch.isin(prompts.input_ids, placeholders).sum(-1).tolist(),
-        rows,
-    )
-    by_token = {
-        name for name, value in prompts.vision.items() if value.shape[:2] == prompts.input_ids.shape
-    }
-    return PromptBatch(
-        input_ids=prompts.input_ids[index, first:],
-        attention_mask=mask[:, first:],
-        vision={
-            name: value[:, first:] if name in by_token else value for name, value in vision.items()
-        },
-        questions=tuple(prompts.questions[row] for row in rows),
-        targets=None if prompts.targets is None else prompts.targets[index],
-        target_mask=None if prompts.target_mask is None else prompts.target_mask[index],
-    )
-
-
-def select(
-    vision: Mapping[str, Tensor],
-    images: Sequence[int],
-    placeholders: Sequence[int],
-    rows: Sequence[int],
-) -> dict[str, Tensor]:
-    """Return the share of some questions in a processor's packed outputs.
-
-    Args:
-        vision: Packed outputs of B questions.
-        images: Pictures of each question, length B.
-        placeholders: Media placeholder tokens of each question's prompt, length B; outputs
-            packed neither per question nor per picture are shared out by it.
-        rows: Questions wanted, in the order wanted.
-
-    Raises:
-        ConfigError: If an output fits no known packing.
-    """
-    chosen = {}
-    for name, value in vision.items():
-        ends = [0, *accumulate(_entries(name, value, vision, images, placeholders))]
-        index = [entry for row in rows for entry in range(ends[row], ends[row + 1])]
-        chosen[name] = value[torch.tensor(index, dtype=torch.int64, device=value.device)]
-    return _without_empty_tiles(chosen)
-
-
-def _without_empty_tiles(vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return outputs without the tiles that pad every question, (B, tiles, ...) in each."""
-    mask = vision.get(_TILE_MASK)
-    if mask is None or mask.dim() != 4:
-        return vision
-    used = mask.flatten(2).any(-1).any(0).nonzero()
-    count = int(used.max()) + 1 if len(used) else 1
-    return vision | {
-        name: vision[name][:, :count].contiguous() for name in ("pixel_values", _TILE_MASK)
-    }
-
-
-def _entries(
-    name: str,
-    value: Tensor,
-    vision: Mapping[str, Tensor],
-    images: Sequence[int],
-    placeholders: Sequence[int],
-) -> list[int]:
-    """Return how many entries of packed output `name` belong to each question."""
-    length, total = value.shape[0], sum(placeholders)
-    packing = _PACKING.get(name)
-    if name == "pixel_values" and "image_grid_thw" in vision:
-        patches = iter(vision["image_grid_thw"].prod(-1).tolist())
-        return [sum(next(patches) for _ in range(count)) for count in images]
-    if name == "pixel_values" and _TILE_MASK in vision:
-        packing = _PACKING[_TILE_MASK]
-    if packing == "image" or (packing is None and length == sum(images)):
-        return list(images)
-    if packing == "row" or length == len(images):
-        return [1] * len(images)
-    if total and all(count * length % total == 0 for count in placeholders):
-        return [count * length // total for count in placeholders]
-    raise ConfigError(
-        f"Cannot tell how the processor packs {name!r} of shape {tuple(value.shape)} for "
-        f"{len(images)} questions with {sum(images)} images; use a micro-batch that holds the "
-        "whole batch."
-    )

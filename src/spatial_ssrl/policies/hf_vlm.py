@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
@@ -23,6 +24,7 @@ from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.head import float32_logits
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
+from spatial_ssrl.policies.image_packing import Packing, select_questions
 from spatial_ssrl.policies.packing import packed_tokens
 from spatial_ssrl.policies.quantization import (
     QuantSettings,
@@ -33,6 +35,8 @@ from spatial_ssrl.policies.recomputation import prepare_recomputation
 from spatial_ssrl.policies.repeated import repeated_logprobs
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import completion_logprobs
+
+_log = logging.getLogger(__name__)
 
 _REFERENCE = "reference::"  # marks the reference's tensors in a checkpoint
 
@@ -100,7 +104,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._reference: dict[str, Tensor] | None = None
         self.inputs: frozenset[str] = frozenset()
         self._sharing_limit = 0.0
+        self._packing: Mapping[str, Packing] = {}
         self._media: tuple[int, ...] = ()
+        self._placeholders: tuple[int, ...] = ()
         self._unsayable: tuple[int, ...] = ()
 
     def _build_model(self) -> PreTrainedModel:
@@ -134,7 +140,15 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         families.require_attention_only(network)
         self.inputs = families.accepted_inputs(network)
         self._sharing_limit = families.sharing_limit(network)
+        if not self._sharing_limit:
+            _log.info(
+                "%s attends in a way that completions cannot share a prompt in; it is scored by "
+                "repeated forwards, which takes longer.",
+                type(network).__name__,
+            )
+        self._packing = families.family_of(network).packing
         self._media = families.media_token_ids(network, self.processor, self.tokenizer)
+        self._placeholders = families.placeholder_ids(network) or self._media
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
         width = int(network.get_output_embeddings().weight.shape[0])
         without_text = range(len(self.tokenizer), width)
@@ -300,7 +314,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
 
         Columns that are padding in every one of them are left out.
         """
-        return families.select_questions(prompts, self._media, rows)
+        return select_questions(prompts, rows, self._placeholders, self.inputs, self._packing)
 
     def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
         """Return the text of each row of tokens, (N, C), special tokens left out."""

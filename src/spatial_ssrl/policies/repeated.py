@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.policies import families
 from spatial_ssrl.policies.counting import TokenCount
+from spatial_ssrl.policies.image_packing import followed
 from spatial_ssrl.policies.packing import distinct_completions
 from spatial_ssrl.policies.recomputation import recomputed
 from spatial_ssrl.policies.sampling import SamplingSettings
@@ -42,7 +41,6 @@ def repeated_logprobs(
         Shape (N, C), float32, 0 on padding; with gradient when gradients are enabled.
     """
     inner = families.inner_model(policy.network)
-    known = families.accepted_inputs(policy.network)
     completions = distinct_completions(rollouts)
     tokens, mask = completions.tokens, completions.mask
     repeated = policy.select(prompts, completions.question.tolist())
@@ -56,22 +54,9 @@ def repeated_logprobs(
             attention_mask=torch.cat([repeated.attention_mask, mask], dim=1).long(),
             position_ids=torch.cat([positions, later], dim=-1),
             use_cache=False,
-            **_extended(repeated.vision, known, length, tokens.shape[1]),
+            **followed(repeated, policy.inputs, tokens.shape[1]),
         )
     hidden: Tensor = output.last_hidden_state[:, length - 1 : -1]
     scored = hidden.new_zeros(mask.shape, dtype=torch.float32)
     scored[mask] = token_logprobs(policy, hidden[mask], tokens[mask], sampling)
     return completions.spread(scored, rollouts)
-
-
-def _extended(
-    vision: Mapping[str, Tensor], known: frozenset[str], length: int, added: int
-) -> dict[str, Tensor]:
-    """Return the model's inputs, those given per prompt token extended with zeros (text)."""
-    inputs = {}
-    for name, value in vision.items():
-        if name not in known:
-            continue
-        per_token = name in families.PER_TOKEN and value.shape[1] == length
-        inputs[name] = functional.pad(value, (0, added)) if per_token else value
-    return inputs

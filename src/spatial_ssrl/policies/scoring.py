@@ -13,6 +13,7 @@ from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.policies import families
 from spatial_ssrl.policies.base import PolicyBackbone
 from spatial_ssrl.policies.counting import TokenCount
+from spatial_ssrl.policies.image_packing import in_one_row
 from spatial_ssrl.policies.packing import (
     Completions,
     PackedRows,
@@ -73,7 +74,7 @@ def _read(
     tokens = completions.tokens[rows.owner.clamp(min=0), rows.offset] * (rows.owner >= 0)
     positions, following = families.prompt_positions(inner, prompts)
     later = families.along_axes(inner, following[rows.question].unsqueeze(1) + rows.offset)
-    both_ways = families.both_ways(inner, prompts)
+    mutual = families.mutual_tokens(network, prompts)
     input_ids = torch.cat([prompts.input_ids.flatten(), tokens.flatten()])
     policy.tokens += TokenCount(computed=len(input_ids))
     with ExitStack() as stack:
@@ -86,8 +87,8 @@ def _read(
             attention_mask=torch.zeros(1, 1, 1, 1, device=tokens.device),
             position_ids=torch.cat([positions.flatten(-2), later.flatten(-2)], -1).unsqueeze(-2),
             use_cache=False,
-            shared_layout=shared_layout(prompts.attention_mask, rows, both_ways, network.dtype),
-            **families.in_one_row(prompts, policy.inputs, tokens.numel()),
+            shared_layout=shared_layout(prompts.attention_mask, rows, mutual, network.dtype),
+            **in_one_row(prompts, policy.inputs, tokens.numel()),
         )
     hidden: Tensor = output.last_hidden_state[0]
     return hidden

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -18,72 +18,95 @@ _NAME = "spatial_ssrl_shared"
 
 
 @dataclass(frozen=True, slots=True)
+class Masks:
+    """What is added to the scores of attention.
+
+    Args:
+        prompts: Of prompt tokens, shape (B, 1, P, P); None when `SharedLayout.causal` says it
+            all.
+        rows: Of row tokens, shape (R, 1, W, P + W).
+    """
+
+    prompts: Tensor | None
+    rows: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class SharedLayout:
     """How one sequence is made up: B prompts of P tokens, then R rows of W tokens.
 
     Args:
-        prompts: B and P.
-        rows: R and W.
+        mask: True on real prompt tokens, left padded, shape (B, P), bool.
+        rows: The completions.
+        mutual: Prompt tokens of one number from 0 on see one another both ways, those with -1
+            see what is before them, shape (B, P), int64; None when all attention is causal.
         question: Which prompt each row follows, shape (R,), int64; None when row r follows
             prompt r, for every r.
-        prompt_mask: Added to the scores of prompt tokens, shape (B, 1, P, P); None when
-            `causal` says it all.
-        row_mask: Added to the scores of row tokens, shape (R, 1, W, P + W).
-        causal: Whether prompt tokens see only what is before them, not all of their prompt;
-            read where `prompt_mask` is None.
+        dtype: Of the masks; that of the activations saves a conversion.
+        longest: Tokens of prompt and longest completion, which no window beyond cuts.
+        made: Masks made so far, by window.
     """
 
-    prompts: tuple[int, int]
-    rows: tuple[int, int]
+    mask: Tensor
+    rows: PackedRows
+    mutual: Tensor | None
     question: Tensor | None
-    prompt_mask: Tensor | None
-    row_mask: Tensor
-    causal: bool
+    dtype: torch.dtype
+    longest: int
+    made: dict[int | None, Masks] = field(default_factory=dict)
+
+    @property
+    def causal(self) -> bool:
+        """Whether prompt tokens see only what is before them, not all of their prompt."""
+        return self.mutual is None
+
+    def masks(self, window: int | None) -> Masks:
+        """Return the masks of layers that see `window` tokens, themselves included; None: all."""
+        if window is not None and window >= self.longest:
+            window = None
+        if window not in self.made:
+            one_block = self.mutual is None or bool((self.mutual == 0).all())
+            plain = window is None and one_block and bool(self.mask.all())
+            self.made[window] = Masks(
+                None if plain else _additive(self._seen_by_prompts(window), self.dtype),
+                _additive(self._seen_by_rows(window), self.dtype),
+            )
+        return self.made[window]
+
+    def _seen_by_prompts(self, window: int | None) -> Tensor:
+        """Return which prompt token sees which, shape (B, P, P), bool."""
+        place = torch.arange(self.mask.shape[1], device=self.mask.device)
+        visible = (place <= place[:, None]).expand(len(self.mask), -1, -1)
+        if self.mutual is not None:
+            alike = self.mutual[:, None] == self.mutual[:, :, None]
+            visible = visible | (alike & (self.mutual >= 0)[:, None])
+        if window is not None:
+            visible = visible & (place > place[:, None] - window)
+        # A padding query sees itself, so that no softmax is empty; nobody sees it back.
+        return (visible & self.mask[:, None]) | (place == place[:, None])
+
+    def _seen_by_rows(self, window: int | None) -> Tensor:
+        """Return what row tokens see of their prompt and their row, shape (R, W, P + W), bool."""
+        owner, width = self.rows.owner, self.rows.shape[1]
+        place = torch.arange(width, device=self.mask.device)
+        own = (owner[:, None] == owner[:, :, None]) & (place <= place[:, None])
+        before = self.mask[self.rows.question, None].expand(-1, width, -1)
+        if window is not None:
+            own = own & (place > place[:, None] - window)
+            length = self.mask.shape[1]
+            there = torch.arange(length, device=self.mask.device)
+            before = before & (there > (length + self.rows.offset - window)[:, :, None])
+        return torch.cat([before, own], dim=2)
 
 
 def shared_layout(
-    mask: Tensor, rows: PackedRows, both_ways: Tensor | None, dtype: torch.dtype
+    mask: Tensor, rows: PackedRows, mutual: Tensor | None, dtype: torch.dtype
 ) -> SharedLayout:
-    """Return who sees whom.
-
-    Args:
-        mask: True on real prompt tokens, left padded, shape (B, P), bool.
-        rows: The completions.
-        both_ways: True on prompt tokens that see one another both ways, shape (B, P), bool;
-            None when all attention is causal.
-        dtype: Of the masks; that of the activations saves a conversion.
-    """
-    count, length = mask.shape
-    causal = both_ways is None
-    uniform = bool(mask.all()) and (both_ways is None or bool(both_ways.all()))
-    in_order = torch.equal(rows.question, torch.arange(count, device=mask.device))
-    return SharedLayout(
-        prompts=(count, length),
-        rows=rows.shape,
-        question=None if in_order else rows.question,
-        prompt_mask=None if uniform else _additive(_seen_by_prompts(mask, both_ways), dtype),
-        row_mask=_additive(_seen_by_rows(mask, rows), dtype),
-        causal=causal,
-    )
-
-
-def _seen_by_prompts(mask: Tensor, both_ways: Tensor | None) -> Tensor:
-    """Return which prompt token sees which, shape (B, P, P), bool."""
-    place = torch.arange(mask.shape[1], device=mask.device)
-    visible = (place <= place[:, None]).expand(len(mask), -1, -1)
-    if both_ways is not None:
-        visible = visible | (both_ways[:, None] & both_ways[:, :, None])
-    # A padding query sees itself, so that no softmax is empty; nobody sees it back.
-    return (visible & mask[:, None]) | (place == place[:, None])
-
-
-def _seen_by_rows(mask: Tensor, rows: PackedRows) -> Tensor:
-    """Return what row tokens see of their prompt and of their row, shape (R, W, P + W), bool."""
-    owner, width = rows.owner, rows.shape[1]
-    place = torch.arange(width, device=mask.device)
-    own = (owner[:, None] == owner[:, :, None]) & (place <= place[:, None])
-    before = mask[rows.question, None].expand(-1, width, -1)
-    return torch.cat([before, own], dim=2)
+    """Return who sees whom; arguments as of `SharedLayout`."""
+    in_order = torch.equal(rows.question, torch.arange(len(mask), device=mask.device))
+    longest = mask.shape[1] + int(rows.offset.max() + 1 if rows.offset.numel() else 0)
+    question = None if in_order else rows.question
+    return SharedLayout(mask, rows, mutual, question, dtype, longest)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -101,16 +124,18 @@ def shared_attention(
     shared_layout: SharedLayout,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend within prompts, and from rows to their prompt and to themselves.
 
     A transformers attention function: states have shape (1, heads, T, d) with T = B P + R W,
     the output has shape (1, T, heads, d). Prompts' keys and values are expanded for one layer
-    at a time, which activation checkpointing then forgets. `attention_mask` is not read.
+    at a time, which activation checkpointing then forgets. `attention_mask` is not read: what
+    layers see besides is told by `sliding_window`, in tokens, as models do for all functions.
     """
-    layout = shared_layout
-    (count, length), (rows, width) = layout.prompts, layout.rows
+    layout, masks = shared_layout, shared_layout.masks(sliding_window)
+    (count, length), (rows, width) = layout.mask.shape, layout.rows.shape
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         mask = None if mask is None else mask.to(query.dtype)
@@ -127,13 +152,13 @@ def shared_attention(
         )
 
     (q, row_q), (k, row_k), (v, row_v) = split(query), split(key), split(value)
-    out = attend(q, k, v, layout.prompt_mask)
+    out = attend(q, k, v, masks.prompts)
     if rows == 0:
         return out.unsqueeze(0), None
     if layout.question is not None:  # Plain indexing would add up gradients in any order.
         k, v = k.index_select(0, layout.question), v.index_select(0, layout.question)
     row_k, row_v = torch.cat([k, row_k], dim=2), torch.cat([v, row_v], dim=2)
-    return torch.cat([out, attend(row_q, row_k, row_v, layout.row_mask)]).unsqueeze(0), None
+    return torch.cat([out, attend(row_q, row_k, row_v, masks.rows)]).unsqueeze(0), None
 
 
 AttentionInterface.register(_NAME, shared_attention)

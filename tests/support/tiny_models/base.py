@@ -34,13 +34,19 @@ class TinyFamily:
     Args:
         processor: Builds its processor, tokenizer included.
         model: Builds its model for that processor, weights as the library draws them.
-        std: Standard deviation of the weights that replace those; large enough that a
-            misplaced token, picture or position shows in the output.
+        media: What a picture becomes in its prompts: placeholders, their begin and end.
+        loud: Whether every matrix is drawn anew, so large that a misplaced token, picture or
+            position shows in the output; False for models whose own weights do.
+        lora_targets: Where adapters go.
+        adapted_parts: The freeze groups in which there are layers for adapters.
     """
 
     processor: Callable[[], ProcessorMixin]
     model: Callable[[ProcessorMixin], PreTrainedModel]
-    std: float = 0.25
+    media: tuple[str, ...]
+    loud: bool = True
+    lora_targets: str = "all-linear"
+    adapted_parts: tuple[str, ...] = ("vision_tower", "projector", "language_model")
 
 
 REGISTRY: dict[str, TinyFamily] = {}
@@ -112,10 +118,10 @@ def vision_settings(image_size: int = 16, patch_size: int = 4) -> dict[str, Any]
     }
 
 
-def made_loud(model: PreTrainedModel, std: float) -> PreTrainedModel:
+def made_loud(model: PreTrainedModel) -> PreTrainedModel:
     """Draw large weights for every matrix of a model."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=0.1 if "lm_head" in name else std)
+                parameter.normal_(std=0.1 if "lm_head" in name else 0.25)
     return model

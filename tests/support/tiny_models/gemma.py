@@ -54,4 +54,9 @@ def _model(processor: ProcessorMixin) -> PreTrainedModel:
     )
 
 
-REGISTRY["gemma3"] = TinyFamily(_processor, _model)
+REGISTRY["gemma3"] = TinyFamily(
+    _processor,
+    _model,
+    tuple(_NAMED.values()),
+    adapted_parts=("vision_tower", "language_model"),  # its projector has no linear layer
+)

@@ -27,11 +27,9 @@ from support.tiny_models.base import (
     vision_settings,
 )
 
-_TOKENS = (
-    *TEXT_TOKENS,
+_MEDIA = (
     "<fake_token_around_image>",
     "<image>",
-    "<end_of_utterance>",
     "<global-img>",
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 )
@@ -42,7 +40,7 @@ _SIZES = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
 def _idefics3_processor() -> ProcessorMixin:
     return Idefics3Processor(
         image_processor=Idefics3ImageProcessor(**_SIZES),
-        tokenizer=tiny_tokenizer(_TOKENS),
+        tokenizer=tiny_tokenizer((*TEXT_TOKENS, "<end_of_utterance>", *_MEDIA)),
         image_seq_len=4,
         chat_template=chat("<image>"),
     )
@@ -51,7 +49,7 @@ def _idefics3_processor() -> ProcessorMixin:
 def _smolvlm_processor() -> ProcessorMixin:
     return SmolVLMProcessor(
         image_processor=SmolVLMImageProcessor(**_SIZES),
-        tokenizer=tiny_tokenizer(_TOKENS),
+        tokenizer=tiny_tokenizer((*TEXT_TOKENS, "<end_of_utterance>", *_MEDIA)),
         video_processor=SmolVLMVideoProcessor(**_SIZES),
         image_seq_len=4,
         chat_template=chat("<image>"),
@@ -78,5 +76,5 @@ def _smolvlm(processor: ProcessorMixin) -> PreTrainedModel:
     )
 
 
-REGISTRY["idefics3"] = TinyFamily(_idefics3_processor, _idefics3)
-REGISTRY["smolvlm"] = TinyFamily(_smolvlm_processor, _smolvlm)
+REGISTRY["idefics3"] = TinyFamily(_idefics3_processor, _idefics3, _MEDIA)
+REGISTRY["smolvlm"] = TinyFamily(_smolvlm_processor, _smolvlm, _MEDIA)

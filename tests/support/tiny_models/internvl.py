@@ -49,8 +49,9 @@ def _model(processor: ProcessorMixin) -> PreTrainedModel:
             vision_config=vision_settings() | {"model_type": "internvl_vision"},
             image_token_id=token_ids(processor)["<IMG_CONTEXT>"],
             image_seq_length=4,
+            tie_word_embeddings=False,
         )
     )
 
 
-REGISTRY["internvl"] = TinyFamily(_processor, _model)
+REGISTRY["internvl"] = TinyFamily(_processor, _model, ("<img>", "</img>", "<IMG_CONTEXT>"))

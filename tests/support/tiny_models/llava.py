@@ -84,5 +84,5 @@ def _onevision(processor: ProcessorMixin) -> PreTrainedModel:
     )
 
 
-REGISTRY["llava"] = TinyFamily(_llava_processor, _llava)
-REGISTRY["llava_onevision"] = TinyFamily(_onevision_processor, _onevision)
+REGISTRY["llava"] = TinyFamily(_llava_processor, _llava, ("<image>",))
+REGISTRY["llava_onevision"] = TinyFamily(_onevision_processor, _onevision, ("<image>",))

@@ -31,8 +31,7 @@ from support.tiny_models.base import (
     token_ids,
 )
 
-QWEN_TOKENS = (
-    *TEXT_TOKENS,
+_MEDIA = (
     "<|vision_start|>",
     "<|vision_end|>",
     "<|vision_pad|>",
@@ -52,7 +51,7 @@ _ROPE: dict[str, Any] = {
 def _processor(cls: type[ProcessorMixin]) -> ProcessorMixin:
     return cls(
         image_processor=Qwen2VLImageProcessor(size=_SIZE),
-        tokenizer=tiny_tokenizer(QWEN_TOKENS),
+        tokenizer=tiny_tokenizer((*TEXT_TOKENS, *_MEDIA)),
         video_processor=Qwen2VLVideoProcessor(size=_SIZE),
         chat_template=_CHAT,
     )
@@ -61,7 +60,7 @@ def _processor(cls: type[ProcessorMixin]) -> ProcessorMixin:
 def _qwen3_processor() -> ProcessorMixin:
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=_SIZE, patch_size=16),
-        tokenizer=tiny_tokenizer(QWEN_TOKENS),
+        tokenizer=tiny_tokenizer((*TEXT_TOKENS, *_MEDIA)),
         video_processor=Qwen3VLVideoProcessor(size=_SIZE),
         chat_template=_CHAT,
     )
@@ -118,6 +117,6 @@ def _qwen3(processor: ProcessorMixin) -> PreTrainedModel:
     )
 
 
-REGISTRY["qwen2_vl"] = TinyFamily(lambda: _processor(Qwen2VLProcessor), _qwen2)
-REGISTRY["qwen2_5_vl"] = TinyFamily(lambda: _processor(Qwen2_5_VLProcessor), _qwen2_5)
-REGISTRY["qwen3_vl"] = TinyFamily(_qwen3_processor, _qwen3)
+REGISTRY["qwen2_vl"] = TinyFamily(lambda: _processor(Qwen2VLProcessor), _qwen2, _MEDIA)
+REGISTRY["qwen2_5_vl"] = TinyFamily(lambda: _processor(Qwen2_5_VLProcessor), _qwen2_5, _MEDIA)
+REGISTRY["qwen3_vl"] = TinyFamily(_qwen3_processor, _qwen3, _MEDIA)

@@ -29,6 +29,7 @@ def _model(processor: ProcessorMixin) -> PreTrainedModel:
                 "num_attention_heads": 4,
                 "pad_token_id": tokenizer.pad_token_id,
                 "eos_token_id": tokenizer.eos_token_id,
+                "initializer_range": 0.1,
                 "tie_word_embeddings": True,
             },
             image_token_id=vocabulary[IMAGE],
@@ -37,4 +38,10 @@ def _model(processor: ProcessorMixin) -> PreTrainedModel:
     )
 
 
-REGISTRY["tiny_vlm"] = TinyFamily(_processor, _model)
+REGISTRY["tiny_vlm"] = TinyFamily(
+    _processor,
+    _model,
+    (IMAGE,),
+    loud=False,
+    lora_targets=r".*(_proj|inward|outward|squeeze|conv\d?)",
+)

@@ -15,7 +15,11 @@ from transformers import (
     LlamaModel,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
 
 import spatial_ssrl.policies.tiny.encoder  # noqa: F401 (registers patch_resnet_nano with timm)
 from spatial_ssrl.policies.cache_argument import CACHE
@@ -168,6 +172,14 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
         """Replace the token embedding."""
         self.language_model.embed_tokens = cast(nn.Embedding, value)
 
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Return the image tokens of pictures (N, 3, S, S) as `pooler_output`, (N, T, width)."""
+        return BaseModelOutputWithPooling(pooler_output=self._image_tokens(pixel_values))
+
+    def _image_tokens(self, pixel_values: Tensor) -> Tensor:
+        tokens: Tensor = self.connector(*self.visual(pixel_values))
+        return tokens
+
     def forward(
         self,
         input_ids: Tensor,
@@ -200,7 +212,7 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
             embeds = self.get_input_embeddings()(input_ids)
         is_image = input_ids == self.config.image_token_id
         if pixel_values is not None and bool(is_image.any()):
-            tokens = self.connector(*self.visual(pixel_values)).flatten(0, 1)
+            tokens = self._image_tokens(pixel_values).flatten(0, 1)
             if len(tokens) != int(is_image.sum()):
                 raise ValueError(
                     f"the prompts hold {int(is_image.sum())} image placeholders, but "
