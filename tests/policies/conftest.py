@@ -6,13 +6,6 @@ import pytest
 import torch
 
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
-from support.tiny_models import write_tiny
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tiny model of the family the test is parametrised with."""
-    return write_tiny(tmp_path_factory.mktemp("models") / request.param, request.param)
 
 
 @pytest.fixture
