@@ -96,7 +96,9 @@ def test_lora_trains_adapters_only_and_plain_peft_reads_them(tmp_path: Path) -> 
     "settings",
     [
         {"encoder": "vit_tiny_patch16_224", "encoder_kwargs": {"img_size": 64}},
+        {"encoder": "eva02_tiny_patch14_224", "encoder_kwargs": {"img_size": 56}, "image_size": 56},
         {"encoder": "resnet10t"},
+        {"encoder": "mobilenetv3_small_050"},
         {"encoder": "resnet10t", "image_size": 72},  # no multiple of its stride of 32
         {"encoder": "edgenext_xx_small"},
     ],

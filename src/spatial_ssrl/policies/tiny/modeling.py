@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import timm
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoModel,
     AutoModelForImageTextToText,
     Cache,
     GenerationMixin,
-    LlamaModel,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import (
@@ -28,6 +30,13 @@ from spatial_ssrl.policies.tiny.configuration import TinyVLMConfig
 _FREQUENCIES = 4
 
 
+def _encoder(config: TinyVLMConfig) -> nn.Module:
+    body: nn.Module = timm.create_model(
+        config.encoder, pretrained=False, features_only=True, in_chans=5, **config.encoder_kwargs
+    )
+    return body
+
+
 class VisionTower(nn.Module):
     """A timm encoder over the picture and its pixel coordinates.
 
@@ -39,19 +48,17 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: TinyVLMConfig) -> None:
         super().__init__()
-        self.body = timm.create_model(
-            config.encoder,
-            pretrained=False,
-            features_only=True,
-            in_chans=5,
-            **config.encoder_kwargs,
-        )
+        self.body = _encoder(config)
+        self.scale, self.shift = _expected_scale(config)
         axis = torch.linspace(-1, 1, config.image_size)
         rows, columns = torch.meshgrid(axis, axis, indexing="ij")
         self.register_buffer("coordinates", torch.stack([columns, rows]), persistent=True)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the finest and the coarsest feature map of pictures (N, 3, S, S)."""
+        if self.scale is not None and self.shift is not None:
+            scale, shift = (pixel_values.new_tensor(v) for v in (self.scale, self.shift))
+            pixel_values = pixel_values * scale[:, None, None] + shift[:, None, None]
         coordinates = self.coordinates.to(pixel_values).expand(len(pixel_values), -1, -1, -1)
         maps: list[Tensor] = self.body(torch.cat([pixel_values, coordinates], dim=1))
         if getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin.
@@ -71,6 +78,29 @@ class VisionTower(nn.Module):
         fine, coarse = self.eval()(blank.to(next(self.body.parameters()).device))
         self.train(training)
         return fine.shape[1:], coarse.shape[1:]
+
+
+@torch.no_grad()
+def restore_buffers(body: nn.Module, build: Callable[[], nn.Module]) -> None:
+    """Give back what a timm encoder works out when built and does not save, such as positions.
+
+    transformers leaves such buffers of others' modules empty when it loads a model.
+    """
+    saved = body.state_dict()
+    lost = {name: buffer for name, buffer in body.named_buffers() if name not in saved}
+    if lost:
+        with torch.random.fork_rng(devices=[]):
+            fresh = dict(build().named_buffers())
+        for name, buffer in lost.items():
+            buffer.copy_(fresh[name])
+
+
+def _expected_scale(config: TinyVLMConfig) -> tuple[list[float] | None, list[float] | None]:
+    """Return what brings colours in [-1, 1] to the scale the encoder was trained on, if any."""
+    if config.encoder_mean is None or config.encoder_std is None:
+        return None, None
+    pairs = list(zip(config.encoder_mean, config.encoder_std, strict=True))
+    return [0.5 / std for _, std in pairs], [(0.5 - mean) / std for mean, std in pairs]
 
 
 class DenseTokens(nn.Module):
@@ -146,7 +176,16 @@ class TinyVLMPreTrainedModel(PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012 (transformers reads the class attribute)
     _supports_sdpa = True
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LlamaDecoderLayer"]  # noqa: RUF012
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved model; arguments as of any transformers model."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for module in model.modules():
+            if isinstance(module, VisionTower):
+                restore_buffers(module.body, partial(_encoder, cast(TinyVLMConfig, model.config)))
+        return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
         # The decoder initialises itself, and timm its encoder. The connector keeps PyTorch's
@@ -161,12 +200,12 @@ class TinyVLMModel(TinyVLMPreTrainedModel):
         super().__init__(config)
         self.visual = VisionTower(config)
         self.connector = Connector(config, *self.visual.map_shapes())
-        self.language_model = LlamaModel(config.text_config)
+        self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the token embedding."""
-        return self.language_model.embed_tokens
+        return cast(nn.Module, self.language_model.embed_tokens)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embedding."""

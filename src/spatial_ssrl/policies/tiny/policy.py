@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 import torch
-from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from spatial_ssrl.core.errors import ConfigError, SceneRejected
 from spatial_ssrl.core.seeding import rng_for
@@ -17,6 +17,8 @@ from spatial_ssrl.policies.adapters import LoraSettings
 from spatial_ssrl.policies.base import POLICIES
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.policies.tiny.configuration import TinyVLMConfig
+from spatial_ssrl.policies.tiny.decoder import decoder_config
+from spatial_ssrl.policies.tiny.encoder_weights import load_encoder_weights
 from spatial_ssrl.policies.tiny.modeling import TinyVLMForConditionalGeneration
 from spatial_ssrl.policies.tiny.processing import TinyVLMImageProcessor, TinyVLMProcessor
 from spatial_ssrl.policies.tiny.tokenizer import ASSISTANT, IMAGE, build_tokenizer
@@ -28,8 +30,8 @@ _CORPUS_DRAWS = 200  # questions a task; enough for every clause of the built-in
 class TinyVLM(HFVisionLanguagePolicy):
     """A vision-language model of 1 M parameters that learns on a CPU in minutes.
 
-    A timm image encoder and a small Llama decoder, joined as a transformers model. Everything
-    but its making is as in `HFVisionLanguagePolicy`.
+    A timm image encoder and a small decoder, joined as a transformers model. Everything but its
+    making is as in `HFVisionLanguagePolicy`.
 
     Args:
         model: Folder of a saved TinyVLM to start from; None builds one from scratch, and then
@@ -38,6 +40,11 @@ class TinyVLM(HFVisionLanguagePolicy):
         encoder: timm model name; any that takes `features_only`.
         encoder_kwargs: Further arguments of that timm model, such as `{img_size: 64}` for
             vision transformers made for another size.
+        encoder_weights: File of weights saved from that timm model (.safetensors or .pth), to
+            start from; None starts from random ones.
+        decoder: Decoder, by its `model_type` in transformers: "llama", "qwen2", "qwen3",
+            "gemma3_text" or any other whose layers all see the whole prompt.
+        decoder_kwargs: Further settings of the decoder's configuration.
         image_size: Side of the square input, in pixels.
         hidden_size: Width of the decoder.
         layers: Decoder layers.
@@ -46,7 +53,8 @@ class TinyVLM(HFVisionLanguagePolicy):
 
     Raises:
         ConfigError: If `heads` does not divide `hidden_size`; on loading, if timm lacks the
-            encoder or it cannot be built for pictures of this size.
+            encoder, it cannot be built for pictures of this size, its weights do not fit, or
+            there is no such decoder.
     """
 
     def __init__(
@@ -55,6 +63,9 @@ class TinyVLM(HFVisionLanguagePolicy):
         lora: LoraSettings | None = None,
         encoder: str = "patch_resnet_nano",
         encoder_kwargs: dict[str, Any] | None = None,
+        encoder_weights: Path | None = None,
+        decoder: str = "llama",
+        decoder_kwargs: dict[str, Any] | None = None,
         image_size: int = 64,
         hidden_size: int = 96,
         layers: int = 3,
@@ -66,6 +77,9 @@ class TinyVLM(HFVisionLanguagePolicy):
             raise ConfigError(f"heads must divide hidden_size, got {heads} and {hidden_size}.")
         self.encoder = encoder
         self.encoder_kwargs = encoder_kwargs
+        self.encoder_weights = encoder_weights
+        self.decoder = decoder
+        self.decoder_kwargs = decoder_kwargs
         self.image_size = image_size
         self.hidden_size = hidden_size
         self.layers = layers
@@ -75,44 +89,57 @@ class TinyVLM(HFVisionLanguagePolicy):
     def _build_model(self) -> PreTrainedModel:
         if self.source:
             return super()._build_model()
-        tokenizer = self.tokenizer
-        vocabulary = tokenizer.get_vocab()
-        text = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=self.hidden_size,
-            intermediate_size=2 * self.hidden_size,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.heads,
-            max_position_embeddings=4096,
-            initializer_range=self.hidden_size**-0.5,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-            tie_word_embeddings=True,
-        )
-        config = TinyVLMConfig(
-            encoder=self.encoder,
-            encoder_kwargs=self.encoder_kwargs,
-            image_size=self.image_size,
-            text_config=text,
-            image_token_id=vocabulary[IMAGE],
-            prompt_end_token_id=vocabulary[ASSISTANT],
-        )
         if not timm.is_model(self.encoder):
             close = difflib.get_close_matches(self.encoder, timm.list_models(), n=3)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise ConfigError(f"encoder: timm has no model {self.encoder!r}.{hint}")
+        config = self._config()
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                return TinyVLMForConditionalGeneration(config)
+                network = TinyVLMForConditionalGeneration(config)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"encoder: {self.encoder!r} cannot be built for {self.image_size}-pixel pictures "
                 f"({str(error).splitlines()[0].rstrip('.')}); change image_size, or set "
                 "encoder_kwargs, such as {img_size: 64} for vision transformers."
             ) from error
+        if self.encoder_weights is not None:
+            body = network.model.visual.body
+            path = Path(self.encoder_weights).expanduser()
+            load_encoder_weights(body, self.encoder, config.encoder_kwargs, path)
+        return network
+
+    def _config(self) -> TinyVLMConfig:
+        tokenizer = self.tokenizer
+        vocabulary = tokenizer.get_vocab()
+        text = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": self.hidden_size,
+            "intermediate_size": 2 * self.hidden_size,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "max_position_embeddings": 4096,
+            "initializer_range": self.hidden_size**-0.5,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+            "tie_word_embeddings": True,
+        }
+        expected: dict[str, Any] = {}
+        if self.encoder_weights is not None:  # What it was trained on; random ones take anything.
+            expected = getattr(timm.get_pretrained_cfg(self.encoder), "to_dict", dict)()
+        return TinyVLMConfig(
+            encoder=self.encoder,
+            encoder_kwargs=self.encoder_kwargs,
+            encoder_mean=expected.get("mean"),
+            encoder_std=expected.get("std"),
+            image_size=self.image_size,
+            text_config=decoder_config(self.decoder, text, self.decoder_kwargs or {}),
+            image_token_id=vocabulary[IMAGE],
+            prompt_end_token_id=vocabulary[ASSISTANT],
+        )
 
     def _build_processor(self) -> ProcessorMixin:
         if self.source:
