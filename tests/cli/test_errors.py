@@ -132,6 +132,23 @@ def test_image_folder_of_broken_files(
     assert "broken" in said
 
 
+def test_running_out_of_memory(run_file: RunFile, capsys: pytest.CaptureFixture[str]) -> None:
+    run_file.set(
+        f"{MODEL}.rollout",
+        {"class_path": "support.failing.HungryRollout", "init_args": {"batch": 1}},
+    )
+    run_file.set(f"{MODEL}.update", {"self_check": False})
+    said = complaint(capsys, "fit", "-c", run_file.write())
+    assert said.startswith("At optimiser step 2, of which no checkpoint was written, memory ran ou")
+    assert "`spatial-ssrl plan` tells what fits" in said
+    # A dataset too large to be held, a model too large to be loaded, a validation too long.
+    run_file.set("trainer.limit_val_batches", 1)
+    run_file.set("trainer.num_sanity_val_steps", 1)
+    run_file.set(f"{MODEL}.rollout.init_args.batch", 0)
+    said = complaint(capsys, "fit", "-c", run_file.write())
+    assert said.startswith("Outside of a training step, memory ran out ([enforce fail at")
+
+
 # Files and folders.
 
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.core.batches import LossInputs, LossOutput, PromptBatch, Rollouts
-from spatial_ssrl.core.errors import NotFinite
+from spatial_ssrl.core.errors import NotFinite, OutOfMemory, ran_out_of_memory
 from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.policies import SamplingSettings
 from spatial_ssrl.policies.tiny import TinyVLM
 from spatial_ssrl.training import PolicyModule, SFTModule, UpdateSettings, failures
+from support.failing import HungryPolicy, HungryRollout, run_out
 from support.tiny_training import DigitShare, StepLog, tiny_data, tiny_policy, tiny_rl, tiny_trainer
 
 BATCH = 4
@@ -46,14 +47,19 @@ def state_of(module: PolicyModule) -> tuple[dict[str, Tensor], str]:
     return weights, repr(module.trainer.optimizers[0].state_dict())
 
 
-def failed(folder: Path, module: PolicyModule, steps_before: int = 3) -> str:
+def failed(
+    folder: Path,
+    module: PolicyModule,
+    steps_before: int = 3,
+    kind: type[Exception] = NotFinite,
+) -> str:
     """Fit until the failure; check that nothing of it was kept, and return its message."""
     log = Snapshots()
     saver = ModelCheckpoint(
         folder, save_last=True, save_top_k=0, every_n_train_steps=2, save_on_exception=True
     )
     trainer = tiny_trainer(folder, 5, [log, saver], enable_checkpointing=True)
-    with pytest.raises(NotFinite) as caught:
+    with pytest.raises(kind) as caught:
         trainer.fit(module, tiny_data())
     assert [step for step, _ in log.steps] == list(range(1, steps_before + 1))
     (good, optimizer), (weights, optimizer_now) = log.after[-1], state_of(module)
@@ -173,6 +179,52 @@ def test_every_process_stops_with_the_message_of_the_one_that_knows(
         failures.stop_if_any(trainer, 7, None)
     monkeypatch.setattr(failures, "gather", lambda value, _: [None, value])
     failures.stop_if_any(trainer, 7, None)
+
+
+@pytest.mark.parametrize("of", ["device", "torch", "host"])
+def test_sampling_that_runs_out_of_memory_keeps_the_last_checkpoint(
+    tmp_path: Path, of: str
+) -> None:
+    module = tiny_rl(rollout=HungryRollout(3, of), update=UpdateSettings(self_check=False))
+    check_out_of_memory(failed(tmp_path, module, kind=OutOfMemory), of)
+
+
+@pytest.mark.parametrize("of", ["device", "torch", "host"])
+def test_scoring_that_runs_out_of_memory_keeps_the_last_checkpoint(tmp_path: Path, of: str) -> None:
+    # Two micro-batches a step: half of the fourth step's gradients are there already.
+    update = UpdateSettings(micro_batch_size=2, flat_groups="keep", self_check=False)
+    module = tiny_rl(HungryPolicy(7, of, **SMALL), update=update)
+    check_out_of_memory(failed(tmp_path, module, kind=OutOfMemory), of)
+
+
+def test_the_cold_start_keeps_the_last_checkpoint_too(tmp_path: Path) -> None:
+    module = SFTModule(HungryPolicy(3, **SMALL), update=UpdateSettings(self_check=False))
+    check_out_of_memory(failed(tmp_path, module, kind=OutOfMemory), "torch")
+
+
+def check_out_of_memory(text: str, of: str) -> None:
+    assert "\n" not in text
+    assert text.startswith(
+        "At optimiser step 4, of which no checkpoint was written, memory ran out ("
+    )
+    detail = {
+        "device": "(CUDA out of memory. Tried to allocate 2.00 GiB)",
+        "torch": "you tried to allocate 4000000000000000 bytes",
+        "host": "Unable to allocate 7.11 PiB",
+    }
+    assert detail[of] in text
+    for remedy in ("update.micro_batch_tokens", "rollout.batch_tokens", "max_pixels", "plan"):
+        assert remedy in text
+
+
+def test_what_counts_as_running_out_of_memory() -> None:
+    for of in ("device", "torch", "host"):
+        with pytest.raises(Exception, match=r"allocate") as caught:
+            run_out(of)
+        assert ran_out_of_memory(caught.value)
+    assert ran_out_of_memory(torch.AcceleratorError("CUDA error: out of memory"))
+    assert not ran_out_of_memory(RuntimeError("shapes do not match"))
+    assert not ran_out_of_memory(ValueError("out of memory, says a file"))
 
 
 def test_ctrl_c_still_leaves_a_checkpoint(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from spatial_ssrl.cli.files import (
 from spatial_ssrl.cli.main import COMMANDS
 from spatial_ssrl.cli.parser import Hinting
 from spatial_ssrl.components import import_everything
-from spatial_ssrl.core.errors import SpatialSSRLError
+from spatial_ssrl.core.errors import OutOfMemory, SpatialSSRLError, ran_out_of_memory
 from spatial_ssrl.training.callbacks.question_records import write_records
 from spatial_ssrl.training.distributed import gather
 
@@ -218,5 +218,9 @@ def _build(args: list[str], run: bool) -> SpatialCLI:
     argv, sys.argv = sys.argv, [sys.argv[0], *args]
     try:
         return SpatialCLI(None, run=run)
+    except Exception as error:
+        if isinstance(error, SpatialSSRLError) or not ran_out_of_memory(error):
+            raise
+        raise OutOfMemory(error, "Outside of a training step") from error
     finally:
         sys.argv = argv

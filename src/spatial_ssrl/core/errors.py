@@ -44,3 +44,36 @@ class NotFinite(SpatialSSRLError):
 
     The message names the step, the question and what to do.
     """
+
+
+class OutOfMemory(SpatialSSRLError):
+    """A run needs more memory than there is; the message says when, and what to lower.
+
+    Args:
+        cause: What was raised; see `ran_out_of_memory`.
+        when: What was being done, with a capital letter.
+    """
+
+    def __init__(self, cause: BaseException, when: str) -> None:
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        # Of a data worker's error the cause comes last, of an allocator's all but the start is
+        # statistics.
+        line = lines[-1] if "Original Traceback" in str(cause) else lines[0]
+        detail = ". ".join(line.split(". ")[:2]).rstrip(".")
+        super().__init__(
+            f"{when}, memory ran out ({detail}). Lower update.micro_batch_tokens, "
+            "rollout.batch_tokens, sampling.max_new_tokens, group_size, or max_pixels of the "
+            "policy, or load it in 4 bits (quantization); `spatial-ssrl plan` tells what fits."
+        )
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had, on the device or on the host.
+
+    By name and text, since torch, which may not be imported, has three ways to say it.
+    """
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if names & {"MemoryError", "OutOfMemoryError"}:
+        return True
+    said = ("DefaultCPUAllocator: can't allocate", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return "RuntimeError" in names and any(text in str(error) for text in said)

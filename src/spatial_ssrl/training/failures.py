@@ -1,18 +1,22 @@
-"""Values that are not finite: where they come from, and what to do about them."""
+"""Steps that fail, by values that are not finite or for want of memory: what to do about them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from spatial_ssrl.core.errors import NotFinite
+from spatial_ssrl.core.errors import NotFinite, OutOfMemory, ran_out_of_memory
 from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.training.distributed import gather
+
+Step = TypeVar("Step", bound=Callable[..., None])
 
 REMEDY = (
     "Resume from the last checkpoint with a lower learning rate or a smaller update.clip_norm; if "
@@ -100,6 +104,32 @@ def stop_if_any(
         f"Stopped at optimiser step {step + 1}: {reason} That step changed no weight, and no "
         "checkpoint was written."
     )
+
+
+def within_memory(training_step: Step) -> Step:
+    """Let a training step that runs out of memory leave the last good checkpoint as it is.
+
+    A checkpoint of the failure would count the batch as done, and may hold the weights of half
+    an update.
+
+    Args:
+        training_step: Method of a LightningModule; raises `OutOfMemory` in place of what torch
+            or Python raises.
+    """
+
+    @wraps(training_step)
+    def guarded(module: Any, *args: Any, **kwargs: Any) -> None:
+        step = module.global_step + 1
+        try:
+            training_step(module, *args, **kwargs)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            leave_checkpoints(module.trainer)
+            when = f"At optimiser step {step}, of which no checkpoint was written"
+            raise OutOfMemory(error, when) from error
+
+    return guarded  # type: ignore[return-value]
 
 
 def named(question: Question) -> str:

@@ -21,7 +21,7 @@ from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training.buffer import GroupBuffer
-from spatial_ssrl.training.failures import bad_reward, stop_if_any
+from spatial_ssrl.training.failures import bad_reward, stop_if_any, within_memory
 from spatial_ssrl.training.groups import Groups, feedback_of, of_all_processes
 from spatial_ssrl.training.held_out import answer_greedily, judge
 from spatial_ssrl.training.intervals import check_intervals
@@ -121,6 +121,7 @@ class RLModule(PolicyModule):
             with self.policy.reference():
                 pass
 
+    @within_memory
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample, verify, and update the policy, unless the update waits for more groups."""
         time, tokens = StageTimer(), self.policy.tokens

@@ -13,7 +13,7 @@ from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training import distributed
-from spatial_ssrl.training.failures import bad_update
+from spatial_ssrl.training.failures import bad_update, within_memory
 from spatial_ssrl.training.module import PolicyModule
 from spatial_ssrl.training.parts import parts_of
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
@@ -62,6 +62,7 @@ class SFTModule(PolicyModule):
         """Let dropout and batch statistics work."""
         self.policy.train()
 
+    @within_memory
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Take one optimiser step on the mean cross-entropy of the batch's answer tokens."""
         given = batch.given_completions()
