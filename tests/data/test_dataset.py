@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pickle
 from collections import Counter
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -156,6 +158,37 @@ def test_refused_and_broken_scenes_are_replaced_and_counted(
     # Three of four scenes are no good, so each good one costs three others on average.
     assert counted["The scene is refused."] == pytest.approx(60, abs=35)
     assert dataset.unreadable["The file is broken."] == pytest.approx(30, abs=25)
+
+
+class Short:
+    """Lets short names pass, in capitals; knows what it was shown."""
+
+    def __init__(self, longest: int) -> None:
+        self.longest = longest
+
+    def __call__(self, question: Question) -> Question:
+        assert question.source_id
+        if len(question.answer) > self.longest:
+            raise SceneRejected("The name is long.")
+        return replace(question, answer=question.answer.upper())
+
+
+def test_questions_that_do_not_fit_are_drawn_again_and_counted() -> None:
+    names = Pictures(200)
+    plain = QuestionDataset([names], [Echo(), Second()], block=2)
+    fitted = QuestionDataset([names], [Echo(), Second()], block=2, prepare=Short(len("grey/99")))
+    questions = [fitted[index] for index in range(60)]
+    assert all(len(question.answer) <= len("GREY/99") for question in questions)
+    # Those that fit are what they would have been; only the others are replaced.
+    kept = [index for index in range(60) if len(plain[index].answer) <= len("grey/99")]
+    assert 10 < len(kept) < 50
+    assert [questions[i].uid for i in kept] == [plain[i].uid for i in kept]
+    assert all(question.answer.isupper() for question in questions)
+    assert fitted.rejections["flipped_patch", "The name is long."] == pytest.approx(60, abs=40)
+    again = pickle.loads(pickle.dumps(fitted))
+    assert [again[i].uid for i in (31, 5, 59)] == [questions[i].uid for i in (31, 5, 59)]
+    with pytest.raises(SpatialSSRLError, match=r"made no question .*: The name is long\. \(200\)"):
+        QuestionDataset([names], [Echo()], prepare=Short(2))[0]
 
 
 def test_a_task_that_can_make_nothing_stops_with_its_reasons(

@@ -10,6 +10,7 @@ import torch
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.policies import PromptCollator
+from spatial_ssrl.policies.pixel_budget import PixelBudget
 from spatial_ssrl.prompts import full_prompt, plain_answer, worked_answer
 from support.tiny_models import random_question, tiny_processor
 
@@ -79,14 +80,14 @@ def test_a_pickled_collator_gives_the_same() -> None:
 )
 def test_pictures_are_brought_within_the_bounds(bounds: dict[str, int], area: int) -> None:
     question = replace(QUESTIONS[0], images=(np.zeros((84, 84, 3), dtype=np.uint8),))
-    batch = PromptCollator(tiny_processor(), **bounds)([question])
+    batch = PromptCollator(tiny_processor(), pixels=PixelBudget(**bounds))([question])
     patches = int(batch.vision["image_grid_thw"].prod())
     assert patches * 14 * 14 == area
 
 
 def test_large_picture_keeps_its_shape() -> None:
     question = replace(QUESTIONS[0], images=(np.zeros((280, 70, 3), dtype=np.uint8),))
-    batch = PromptCollator(tiny_processor(), max_pixels=112 * 28)([question])
+    batch = PromptCollator(tiny_processor(), pixels=PixelBudget(max_pixels=112 * 28))([question])
     assert batch.vision["image_grid_thw"].tolist() == [[1, 8, 2]]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.questions import Question
 from spatial_ssrl.data.curated.streams import ChosenQuestions, CuratedSplit, ShuffledQuestions
 from spatial_ssrl.data.dataset import QuestionDataset
 from spatial_ssrl.data.loader import Collate, HeldOutLoader, QuestionLoader, Share
@@ -55,6 +56,9 @@ class PretextDataModule(LightningDataModule):
     No held-out question comes from a scene that training may see: scenes are parted by their
     `source_id`. Held-out questions depend neither on `seed` nor on the tasks' weights, so that
     runs can be compared question by question.
+
+    A question that the policy in training cannot read (see its `preparer`) is replaced by another
+    one, held-out ones too: policies with equal limits are asked the same.
 
     Training batches follow one another without end; an epoch is only `epoch_questions` of
     them. A resumed run goes on with the next batch.
@@ -165,7 +169,7 @@ class PretextDataModule(LightningDataModule):
             ConfigError: If a source is empty, weights do not fit, or a task lacks depth.
         """
         if self.curated is not None:
-            return self._set().stream(self.seed)
+            return self._set().stream(self.seed, self._prepare())
         return QuestionDataset(
             self.images,
             self.tasks,
@@ -175,6 +179,7 @@ class PretextDataModule(LightningDataModule):
             task_weights=self.task_weights,
             image_weights=self.image_weights,
             admits=self._split(for_training=True),
+            prepare=self._prepare(),
         )
 
     def held_out_questions(self, stream: str) -> QuestionDataset | ChosenQuestions:
@@ -192,7 +197,7 @@ class PretextDataModule(LightningDataModule):
         if self.curated is not None:
             asked = self.evaluation
             count = asked.val_questions if stream == "val" else asked.test_questions
-            return self._set().chosen(stream, count)
+            return self._set().chosen(stream, count, self._prepare())
         return QuestionDataset(
             self.images if self.held_out is None else self.held_out,
             self.tasks,
@@ -201,6 +206,7 @@ class PretextDataModule(LightningDataModule):
             block=len(self.tasks),
             image_weights=self.image_weights if self.held_out is None else None,
             admits=self._split(for_training=False),
+            prepare=self._prepare(),
         )
 
     def train_dataloader(self) -> QuestionLoader:
@@ -272,6 +278,11 @@ class PretextDataModule(LightningDataModule):
         """Return the collator of the module in training, or `list` when there is none."""
         module: Any = None if self.trainer is None else self.trainer.lightning_module
         return list if module is None else module.collator()
+
+    def _prepare(self) -> Callable[[Question], Question] | None:
+        """Return what fits questions to the module in training, None when there is none."""
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        return None if module is None else module.preparer()
 
     def _split(self, for_training: bool) -> Callable[[str], bool] | None:
         if self.held_out is None:

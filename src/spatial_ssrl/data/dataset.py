@@ -31,9 +31,9 @@ class QuestionDataset(Dataset[Question]):
     and machines agree on it. Every block of `block` consecutive questions holds the tasks in
     proportion to their weights, each count rounded up or down and right in the long run.
 
-    A scene from which a task can make nothing is counted in `rejections`, by the task's key and
-    the reason, and one that cannot be read in `unreadable`, by the message; both are replaced by
-    another scene.
+    A scene from which a task can make nothing, or no question that fits, is counted in
+    `rejections`, by the task's key and the reason, and one that cannot be read in `unreadable`, by
+    the message; all are replaced by another scene.
 
     Args:
         images: Where scenes come from; tasks that need depth draw from those that have it.
@@ -45,6 +45,8 @@ class QuestionDataset(Dataset[Question]):
         image_weights: Share of each source, any positive scale; by default in proportion
             to their numbers of scenes.
         admits: Picklable test of a `source_id`; scenes it refuses are never used.
+        prepare: Picklable; makes a question fit the policy that is to read it, or raises
+            SceneRejected. A pure function of the question.
 
     Raises:
         ConfigError: If there is no task or source, a source is empty, weights do not fit, or
@@ -61,6 +63,7 @@ class QuestionDataset(Dataset[Question]):
         task_weights: Sequence[float] | None = None,
         image_weights: Sequence[float] | None = None,
         admits: Callable[[str], bool] | None = None,
+        prepare: Callable[[Question], Question] | None = None,
     ) -> None:
         if not tasks:
             raise ConfigError("tasks is empty; name at least one task.")
@@ -75,6 +78,7 @@ class QuestionDataset(Dataset[Question]):
         self.stream = stream
         self.block = block
         self.admits = admits
+        self.prepare = prepare
         self.rejections: Counter[tuple[str, str]] = Counter()
         self.unreadable: Counter[str] = Counter()
         self._edges = np.cumsum(_shares(task_weights, len(tasks), "task_weights"))
@@ -113,7 +117,10 @@ class QuestionDataset(Dataset[Question]):
         for _ in range(_MAX_SCENES):
             try:
                 scene = self._draw_scene(task, rng)
-                question = task.make(scene, rng)
+                question = replace(
+                    task.make(scene, rng), source_id=scene.source_id, licence=scene.licence
+                )
+                return question if self.prepare is None else self.prepare(question)
             except SceneRejected as refusal:
                 reasons[str(refusal)] += 1
                 self.rejections[key, str(refusal)] += 1
@@ -124,8 +131,6 @@ class QuestionDataset(Dataset[Question]):
                         "%s Another scene takes its place; further ones are counted.", error
                     )
                 self.unreadable[str(error)] += 1
-            else:
-                return replace(question, source_id=scene.source_id, licence=scene.licence)
         common = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
         raise SpatialSSRLError(
             f"Task {key!r} made no question of {_MAX_SCENES} scenes: {common}. "

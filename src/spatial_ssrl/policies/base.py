@@ -24,6 +24,9 @@ from spatial_ssrl.policies.sampling import SamplingSettings
 Collator = Callable[[Sequence[Question]], PromptBatch]
 """Turns questions into a prompt batch; picklable, so that data workers can hold it."""
 
+Preparer = Callable[[Question], Question]
+"""Makes a question fit what a policy can read, or raises SceneRejected; picklable too."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadState:
@@ -118,6 +121,17 @@ class PolicyBackbone(nn.Module, ABC):
             answer_of: Picklable function that gives the completion to learn from (cold start);
                 its text and the end token become `targets`. None leaves `targets` out.
         """
+
+    def preparer(
+        self, answer_of: Callable[[Question], str] | None = None, new_tokens: int = 0
+    ) -> Preparer | None:
+        """Return what fits questions to what this policy can read, or None if it reads all.
+
+        Args:
+            answer_of: As in `collator`; its text must fit too.
+            new_tokens: Tokens a sampled completion may have.
+        """
+        return None
 
     @abstractmethod
     def read(self, prompts: PromptBatch) -> ReadState:

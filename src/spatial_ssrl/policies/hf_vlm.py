@@ -18,7 +18,7 @@ from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.policies import families, group_cache, weights
 from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
-from spatial_ssrl.policies.base import POLICIES, Collator, PolicyBackbone, ReadState
+from spatial_ssrl.policies.base import POLICIES, PolicyBackbone, Preparer, ReadState
 from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
@@ -26,6 +26,8 @@ from spatial_ssrl.policies.head import float32_logits
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.image_packing import Packing, select_questions
 from spatial_ssrl.policies.packing import packed_tokens
+from spatial_ssrl.policies.pixel_budget import PixelBudget, hand_over
+from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit, context_length
 from spatial_ssrl.policies.quantization import (
     QuantSettings,
     keep_differentiable,
@@ -57,12 +59,17 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             float32.
         freeze_vision: Train nothing in the vision tower.
         min_pixels: Pictures with fewer pixels are enlarged to about as many.
-        max_pixels: Pictures with more pixels are shrunk to at most as many.
+        max_pixels: Pictures with more pixels are shrunk to at most as many. Both are set in the
+            processor, and saved with it, where its family can keep them.
         gradient_checkpointing: Recompute activations in the backward pass, which saves memory
             and costs about a third more time.
+        max_prompt_tokens: Most tokens of a prompt, placeholders of pictures expanded; None is
+            limited by the model's context only, less the tokens of a completion.
+        long_prompts: "scale" shrinks the pictures of a longer prompt until it fits; where that
+            is not enough, and with "reject", another question is drawn. None is ever cut.
 
     Raises:
-        ConfigError: If 4-bit weights are to be trained in full, or the pixel bounds cross.
+        ConfigError: If 4-bit weights are to be trained in full, or a bound cannot be kept.
     """
 
     def __init__(
@@ -78,16 +85,16 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         gradient_checkpointing: bool = False,
+        max_prompt_tokens: int | None = None,
+        long_prompts: Literal["scale", "reject"] = "scale",
     ) -> None:
         super().__init__()
         if quantization is not None and lora is None and adapter is None:
             raise ConfigError(
                 "quantization needs lora: 4-bit weights themselves cannot be trained."
             )
-        if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
-            raise ConfigError(
-                f"min_pixels must be at most max_pixels, got {min_pixels} and {max_pixels}."
-            )
+        self._pixels = PixelBudget(min_pixels, max_pixels)
+        self._prompt_limit = PromptLimit(max_prompt_tokens, long_prompts)
         self.source = model
         self.lora = lora
         self.quantization = quantization
@@ -99,12 +106,15 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.gradient_checkpointing = gradient_checkpointing
+        self.max_prompt_tokens = max_prompt_tokens
+        self.long_prompts = long_prompts
         self._model: PreTrainedModel | PeftModel | None = None
         self._processor: ProcessorMixin | None = None
         self._reference: dict[str, Tensor] | None = None
         self.inputs: frozenset[str] = frozenset()
         self._sharing_limit = 0.0
         self._packing: Mapping[str, Packing] = {}
+        self._context: int | None = None
         self._media: tuple[int, ...] = ()
         self._placeholders: tuple[int, ...] = ()
         self._unsayable: tuple[int, ...] = ()
@@ -147,6 +157,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
                 type(network).__name__,
             )
         self._packing = families.family_of(network).packing
+        self._context = context_length(network)
         self._media = families.media_token_ids(network, self.processor, self.tokenizer)
         self._placeholders = families.placeholder_ids(network) or self._media
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
@@ -183,7 +194,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     def processor(self) -> ProcessorMixin:
         """The processor, built on first use."""
         if self._processor is None:
-            self._processor = completed_processor(self._build_processor(), self.source)
+            processor = completed_processor(self._build_processor(), self.source)
+            self._pixels = hand_over(processor, self._pixels)
+            self._processor = processor
         return self._processor
 
     @property
@@ -209,9 +222,17 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         return cast(PreTrainedModel, base)
 
-    def collator(self, answer_of: Callable[[Question], str] | None = None) -> Collator:
+    def collator(self, answer_of: Callable[[Question], str] | None = None) -> PromptCollator:
         """Return the picklable collator of this policy's processor; needs no weights."""
-        return PromptCollator(self.processor, answer_of, self.min_pixels, self.max_pixels)
+        # In this order: building the processor settles which bounds on pixels it keeps itself.
+        return PromptCollator(self.processor, answer_of, self._pixels)
+
+    def preparer(
+        self, answer_of: Callable[[Question], str] | None = None, new_tokens: int = 0
+    ) -> Preparer:
+        """Return what keeps questions within `max_prompt_tokens` and, once loaded, the context."""
+        limit = self._prompt_limit
+        return PromptBudget(self.collator(answer_of), limit, self._context, new_tokens)
 
     def read(self, prompts: PromptBatch) -> ReadState:
         """Run the vision tower and the language model over each prompt once."""

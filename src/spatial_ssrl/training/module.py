@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.seeding import seed_for
-from spatial_ssrl.policies.base import Collator, PolicyBackbone
+from spatial_ssrl.policies.base import Collator, PolicyBackbone, Preparer
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout import InProcess, RolloutEngine
 from spatial_ssrl.training import distributed
@@ -101,6 +101,10 @@ class PolicyModule(LightningModule, ABC):
     @abstractmethod
     def collator(self) -> Collator:
         """Return the picklable collator the data module's workers use."""
+
+    def preparer(self) -> Preparer | None:
+        """Return what the workers fit questions to the policy with; None if it reads all."""
+        return self.policy.preparer(new_tokens=self.sampling.max_new_tokens)
 
     # Loading and saving.
 

@@ -9,7 +9,7 @@ from torch.optim import AdamW
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.data.cold_start import Answers, ColdStartAnswers
-from spatial_ssrl.policies.base import Collator, PolicyBackbone
+from spatial_ssrl.policies.base import Collator, PolicyBackbone, Preparer
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training import distributed
@@ -57,6 +57,10 @@ class SFTModule(PolicyModule):
     def collator(self) -> Collator:
         """Return a collator that adds each question's answer as the target."""
         return self.policy.collator(self.answer_of)
+
+    def preparer(self) -> Preparer | None:
+        """Return what fits each question, and its answer, to the policy."""
+        return self.policy.preparer(self.answer_of, self.sampling.max_new_tokens)
 
     def on_train_start(self) -> None:
         """Let dropout and batch statistics work."""

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spatial_ssrl.core.errors import ConfigError, SpatialSSRLError
+from spatial_ssrl.core.errors import ConfigError, SceneRejected, SpatialSSRLError
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.data import CuratedQuestions, HeldOutSettings, PretextDataModule
 from spatial_ssrl.data.curated import SetPart, SetPlan, make_set
-from spatial_ssrl.data.curated.streams import ShuffledQuestions
+from spatial_ssrl.data.curated.streams import CuratedSplit, ShuffledQuestions
 from spatial_ssrl.images import SyntheticScenes
 from spatial_ssrl.tasks import FlippedPatch
 from support.curation import small_plan
@@ -54,6 +54,39 @@ def test_every_question_is_shown_once_in_a_pass(made: Path) -> None:
         first[5].uid,
         second[4].uid,
     ]
+
+
+def no_depth(question: Question) -> Question:
+    """Refuse what one task asks, as a policy refuses prompts that are too long."""
+    if question.task == "depth_order":
+        raise SceneRejected("the prompt is too long")
+    return question
+
+
+def test_questions_that_do_not_fit_are_replaced_and_counted(
+    made: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split = CuratedSplit(made, 0.3)
+    plain, fitted = split.stream(0), split.stream(0, no_depth)
+    shown = [(plain[index], fitted[index]) for index in range(len(plain.rows))]
+    refused = [before for before, _ in shown if before.task == "depth_order"]
+    assert len(refused) > 5
+    for before, after in shown:
+        assert after.task != "depth_order"
+        assert before.task == "depth_order" or after.uid == before.uid
+    assert fitted.rejections["depth_order", "the prompt is too long"] >= len(refused)
+    (record,) = caplog.records
+    assert "is left out: the prompt is too long. Another question" in record.getMessage()
+    held = split.chosen("val", 3, no_depth)
+    assert "depth_order" not in {held[index].task for index in range(len(held))}
+
+
+def test_a_set_of_which_nothing_fits_stops_with_the_reason(made: Path) -> None:
+    def refuse(question: Question) -> Question:
+        raise SceneRejected("the prompt is too long")
+
+    with pytest.raises(SpatialSSRLError, match=r"None of 20 .* can be used: the prompt is too"):
+        CuratedSplit(made, 0.3).stream(0, refuse)[0]
 
 
 def test_training_and_held_out_scenes_never_meet(made: Path) -> None:
