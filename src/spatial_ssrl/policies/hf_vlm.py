@@ -25,6 +25,7 @@ from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.head import float32_logits
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.image_packing import Packing, select_questions
+from spatial_ssrl.policies.model_files import check_adapter_folder
 from spatial_ssrl.policies.packing import packed_tokens
 from spatial_ssrl.policies.pixel_budget import PixelBudget, hand_over
 from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit, context_length
@@ -146,6 +147,10 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         """
         if self._model is not None:
             return
+        # First what needs no weights, which may take minutes to load.
+        processor = self.processor
+        if self.adapter is not None:
+            check_adapter_folder(Path(self.adapter))
         network = self._build_model()
         families.require_attention_only(network)
         self.inputs = families.accepted_inputs(network)
@@ -158,7 +163,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             )
         self._packing = families.family_of(network).packing
         self._context = context_length(network)
-        self._media = families.media_token_ids(network, self.processor, self.tokenizer)
+        self._media = families.media_token_ids(network, processor, self.tokenizer)
         self._placeholders = families.placeholder_ids(network) or self._media
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
         width = int(network.get_output_embeddings().weight.shape[0])

@@ -7,17 +7,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    PretrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
 
-from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.errors import ConfigError, ran_out_of_memory
+from spatial_ssrl.policies.model_files import (
+    CONFIG,
+    check_loaded,
+    check_model_folder,
+    check_weight_files,
+)
 
 T = TypeVar("T")
 
@@ -47,26 +67,40 @@ class ModelSource:
         Raises:
             ConfigError: If there is no such model, or it does not read pictures.
         """
+        self._image_text_config()
+        folder = Path(self._location())
+        if folder.is_dir():
+            check_weight_files(folder)
+        outcome: Any = self._get(
+            AutoModelForImageTextToText.from_pretrained,
+            "weights",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # Reported below, tensor and all.
+            **extra,
+        )
+        loaded: PreTrainedModel = outcome[0]
+        check_loaded(self.model, outcome[1])
+        return loaded
+
+    def _image_text_config(self) -> PretrainedConfig:
         self._check_present()
-        config = self._get(AutoConfig.from_pretrained, "configuration")
+        config: PretrainedConfig = self._get(AutoConfig.from_pretrained, "configuration")
         remote = getattr(config, "auto_map", None) or {}
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and _AUTO_CLASS not in remote:
             raise ConfigError(
                 f"model: {self.model!r} is a {config.model_type!r} model, which does not turn "
                 "pictures and text into text; name one of the image-text-to-text kind."
             )
-        loaded: PreTrainedModel = self._get(
-            AutoModelForImageTextToText.from_pretrained, "weights", **extra
-        )
-        return loaded
+        return config
 
     def build_processor(self) -> ProcessorMixin:
         """Load the processor; needs no weights.
 
         Raises:
-            ConfigError: If there is none, or it lacks an image processor or a chat template.
+            ConfigError: If there is none, or it lacks an image processor, or the model does not
+                read pictures.
         """
-        self._check_present()
+        self._image_text_config()
         processor = self._get(AutoProcessor.from_pretrained, "processor")
         if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "image_processor"):
             raise ConfigError(
@@ -84,10 +118,33 @@ class ModelSource:
                 trust_remote_code=self.trust_remote_code,
                 **extra,
             )
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+            if ran_out_of_memory(error):
+                raise
             raise ConfigError(
-                f"model: the {what} of {self.model!r} could not be loaded: {_first_line(error)}"
+                f"model: the {what} of {self.model!r} could not be loaded: "
+                f"{_first_line(error).rstrip('.')}{self._remedy(what, error)}"
             ) from error
+
+    def _remedy(self, what: str, error: BaseException) -> str:
+        """Return where was looked, and what to do, for an error of transformers or the client."""
+        text = str(error)
+        if "trust_remote_code" in text or "custom code" in text:
+            return (
+                "; the model comes with code of its own: if you trust its authors, set "
+                "trust_remote_code: true"
+            )
+        if isinstance(error, ImportError):
+            return "; install what it names"
+        if Path(self._location()).is_dir():
+            if what == "processor":
+                return "; save the processor and tokenizer of the base model into the folder"
+            return "."
+        return (
+            f"; looked in the cache ({constants.HF_HUB_CACHE}) and at {constants.ENDPOINT}"
+            f"{', but not there, since HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else ''}"
+            "."
+        )
 
     def _location(self) -> str:
         folder = Path(self.model).expanduser()
@@ -96,38 +153,65 @@ class ModelSource:
     def _check_present(self) -> None:
         folder = Path(self.model).expanduser()
         if self.model and folder.is_dir():
-            if not (folder / "config.json").is_file():
-                raise ConfigError(
-                    f"model: folder {self.model!r} holds no config.json; name a folder written "
-                    "by save_pretrained (an adapter alone goes into `adapter`)."
-                )
+            check_model_folder(folder)
             return
         if not self.model or self.model.startswith((".", "/", "~")) or self.model.count("/") > 1:
             raise ConfigError(
                 f"model: there is no folder {self.model!r}; name a folder that exists or a hub "
                 "id such as 'Qwen/Qwen2.5-VL-3B-Instruct'."
             )
-        if isinstance(
-            try_to_load_from_cache(self.model, "config.json", revision=self.revision), str
-        ):
+        if isinstance(try_to_load_from_cache(self.model, CONFIG, revision=self.revision), str):
             return
         self._check_on_hub()
 
     def _check_on_hub(self) -> None:
-        reason = "HF_HUB_OFFLINE is set"
+        reason, remedy = "HF_HUB_OFFLINE is set", "check the name, or unset HF_HUB_OFFLINE"
         if not constants.HF_HUB_OFFLINE:
             try:
                 # One short request: loaders would retry for half a minute before they give up.
-                HfApi().model_info(self.model, revision=self.revision, timeout=10)
+                get_hf_file_metadata(
+                    hf_hub_url(self.model, CONFIG, revision=self.revision), timeout=10
+                )
             except Exception as error:  # The hub client's errors have no common base of their own.
-                reason = f"{type(error).__name__}: {_first_line(error)}"
+                reason, remedy = self._refusal(error)
             else:
                 return
         raise ConfigError(
             f"model: {self.model!r} is not a folder here, not in the cache "
             f"({constants.HF_HUB_CACHE}), and cannot be had from {constants.ENDPOINT} ({reason}); "
-            "check the name, or the connection."
+            f"{remedy}."
         )
+
+    def _refusal(self, error: Exception) -> tuple[str, str]:
+        """Return why the hub does not give a file, and what to do."""
+        log_in = "log in with `hf auth login` or set HF_TOKEN"
+        refusals: tuple[tuple[type[Exception], str, str], ...] = (
+            (
+                GatedRepoError,
+                "access to it is gated",
+                f"accept its conditions on its page there, and {log_in}",
+            ),
+            (
+                RevisionNotFoundError,
+                f"it has no revision {self.revision!r}",
+                "correct `revision`, or leave it out",
+            ),
+            (
+                RepositoryNotFoundError,
+                "there is no such repository, or it is private",
+                f"check the name; if it is private, {log_in}",
+            ),
+            (
+                EntryNotFoundError,
+                f"it holds no {CONFIG}",
+                "name a repository that transformers can load",
+            ),
+            (HFValidationError, "that is no name of a repository", "write it as owner/name"),
+        )
+        for kind, reason, remedy in refusals:
+            if isinstance(error, kind):
+                return reason, remedy
+        return f"{type(error).__name__}: {_first_line(error)}", "check the connection, or the name"
 
 
 def completed_processor(processor: ProcessorMixin, source: str) -> ProcessorMixin:
@@ -138,9 +222,17 @@ def completed_processor(processor: ProcessorMixin, source: str) -> ProcessorMixi
         source: What to call its model in messages.
 
     Raises:
-        ConfigError: If there is no chat template.
+        ConfigError: If there is no chat template, or the tokenizer is empty.
     """
     tokenizer = processor.tokenizer
+    if not set(tokenizer("near or far?", add_special_tokens=False)["input_ids"]) - {
+        tokenizer.unk_token_id
+    }:
+        # Transformers builds an empty one where it finds no files.
+        raise ConfigError(
+            f"model: the tokenizer of {source!r} knows no words (no tokenizer.json or "
+            "tokenizer.model?); save the tokenizer of the base model beside the model."
+        )
     if processor.chat_template is None:
         processor.chat_template = getattr(tokenizer, "chat_template", None)
     if processor.chat_template is None:
