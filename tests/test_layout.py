@@ -27,6 +27,7 @@ ORDER = (
     "data",
     "training",
     "evaluation",
+    "export",
     "cli",
 )
 LIGHT = ("core", "images", "tasks", "prompts", "verifiers")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from spatial_ssrl import __version__
 from spatial_ssrl.cli.errors import UsageError, did_you_mean, is_users, one_line
+from spatial_ssrl.cli.words import spelled_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,16 @@ class Command:
         example: A call that shows it.
         function: "module:function" of a typed function, or "" for a Trainer command.
         bare: Option that a first word without dashes stands for, or "".
+        many: Whether `bare` takes all such words, wherever they stand.
+        flags: Options that stand for true when they have no value.
     """
 
     help: str
     example: str
     function: str = ""
     bare: str = ""
+    many: bool = False
+    flags: tuple[str, ...] = ()
 
 
 _COMMANDS = "spatial_ssrl.cli.commands"
@@ -83,6 +88,13 @@ COMMANDS = {
         "let a checkpoint answer questions",
         "spatial-ssrl predict -c run.yaml --ckpt_path last.ckpt",
     ),
+    "export": Command(
+        "write a trained policy as a folder that plain transformers and peft load",
+        "spatial-ssrl export --run runs/qwen3 --merge --out exports/qwen3",
+        f"{_COMMANDS}.export:export",
+        bare="--run",
+        flags=("--merge", "--adapter"),
+    ),
 }
 
 
@@ -133,6 +145,8 @@ def help_text() -> str:
             lines += ["", "Start here:"]
         elif name == "fit":
             lines += ["", "Train and measure, from a config file:"]
+        elif name == "export":
+            lines += ["", "Use what was trained:"]
         lines += [f"  {name:<12}{command.help}", f"              $ {command.example}"]
     return "\n".join(
         [
@@ -154,9 +168,8 @@ def _run(words: list[str]) -> int:
     _quieten()
     try:
         if command.function:
-            if command.bare and rest and not rest[0].startswith("-"):
-                rest = [command.bare, *rest]
-            _call(name, command.function, rest)
+            options = spelled_out(rest, command.bare, command.many, command.flags)
+            _call(name, command.function, options)
         else:
             from spatial_ssrl.cli import fit
 
