@@ -40,7 +40,7 @@ def test_python_dash_m_is_the_same_command() -> None:
     assert done.stderr == ("spatial-ssrl: error: 'lists' is not a command. Did you mean list?\n")
 
 
-@pytest.mark.parametrize("name", ["quickstart", "preview", "list", "export"])
+@pytest.mark.parametrize("name", ["quickstart", "preview", "list", "export", "chat"])
 def test_help_of_a_command_explains_each_option(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,13 @@ COMMANDS = {
         bare="--run",
         flags=("--merge", "--adapter"),
     ),
+    "chat": Command(
+        "ask a checkpoint about pictures, with the prompt of training",
+        "spatial-ssrl chat --model exports/qwen3 photo.jpg",
+        f"{_COMMANDS}.chat:chat",
+        bare="--images",
+        many=True,
+    ),
 }
 
 

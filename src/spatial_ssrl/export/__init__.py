@@ -1,5 +1,6 @@
-"""Trained policies outside of training, for other programs."""
+"""Trained policies outside of training: exported for other programs, and asked questions."""
 
+from spatial_ssrl.export.asking import Reply, ask, open_policy, read_pictures
 from spatial_ssrl.export.checksums import verify_checksums
 from spatial_ssrl.export.folder import Export, export_run
 from spatial_ssrl.export.publishing import check_can_push, push
@@ -7,11 +8,15 @@ from spatial_ssrl.export.runs import Run, open_run, trained_policy
 
 __all__ = [
     "Export",
+    "Reply",
     "Run",
+    "ask",
     "check_can_push",
     "export_run",
+    "open_policy",
     "open_run",
     "push",
+    "read_pictures",
     "trained_policy",
     "verify_checksums",
 ]

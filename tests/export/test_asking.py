@@ -1,0 +1,126 @@
+"""A model is asked with the prompt of training, whatever it is that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from spatial_ssrl.core.errors import ConfigError, SceneUnreadable
+from spatial_ssrl.core.questions import Question
+from spatial_ssrl.export import ask, export_run, open_policy, read_pictures
+from spatial_ssrl.policies import HFVisionLanguagePolicy, SamplingSettings
+from support.saved_runs import write_adapter, write_run
+from support.tiny_models import random_question, tiny_tokenizer
+
+GREEDY = SamplingSettings(max_new_tokens=12, temperature=0.0)
+
+
+@pytest.fixture
+def run(tiny_qwen_folder: Path, tmp_path: Path) -> Path:
+    policy = {"model": str(tiny_qwen_folder), "lora": {"rank": 4}, "max_pixels": 3136}
+    folder = write_run(tmp_path / "run", policy)
+    write_adapter(tiny_qwen_folder, folder / "policy")
+    return folder
+
+
+def test_greedy_answers_are_those_of_generate(tiny_qwen_folder: Path) -> None:
+    """The answer is what transformers generates after the prompt of training."""
+    policy = HFVisionLanguagePolicy(str(tiny_qwen_folder))
+    policy.load()
+    pictures = random_question(2).images
+    reply = ask(policy, pictures, "Which one?", GREEDY)
+    question = Question("u", "t", pictures, "<image><image>Which one?", "", "text")
+    prompt = policy.collator()([question])
+    width = policy.network.get_output_embeddings().weight.shape[1]
+    banned = policy.logits(torch.zeros(1, width))[0].isinf().nonzero()[:, 0].tolist()
+    with torch.no_grad():
+        tokens = policy.network.generate(
+            input_ids=prompt.input_ids,
+            attention_mask=prompt.attention_mask.long(),
+            **prompt.vision,
+            max_new_tokens=12,
+            do_sample=False,
+            suppress_tokens=banned,
+        )[0, prompt.input_ids.shape[1] :]
+    assert reply.text == policy.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert reply.truncated == (len(tokens) == 12)
+
+
+def test_every_name_of_a_trained_policy_gives_the_same_answer(
+    run: Path, tiny_qwen_folder: Path, tmp_path: Path
+) -> None:
+    export_run(run, tmp_path / "merged", "merged")
+    export_run(run, tmp_path / "adapter", "adapter")
+    pictures = random_question(1).images
+    names = [
+        (str(run), None),
+        (str(tmp_path / "merged"), None),
+        (str(tmp_path / "adapter"), None),
+        (str(tiny_qwen_folder), tmp_path / "adapter"),
+    ]
+    policies = [open_policy(*name) for name in names]
+    assert {policy.max_pixels for policy in policies} == {3136}
+    replies = {ask(policy, pictures, "Which one?", GREEDY).text for policy in policies}
+    assert len(replies) == 1
+    base = open_policy(str(tiny_qwen_folder))
+    base.max_pixels = 3136
+    assert ask(base, pictures, "Which one?", GREEDY).text not in replies
+
+
+def test_a_seed_names_the_draws(tiny_qwen_folder: Path) -> None:
+    policy = open_policy(str(tiny_qwen_folder))
+    pictures = random_question(1).images
+    sampling = SamplingSettings(max_new_tokens=12)
+    said = [ask(policy, pictures, "Which?", sampling, seed).text for seed in (0, 0, 1)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_placeholders_may_stand_in_the_question(tiny_qwen_folder: Path) -> None:
+    policy = open_policy(str(tiny_qwen_folder))
+    pictures = random_question(2).images
+    ask(policy, pictures, "Is <image> left of <image>?", GREEDY)
+    with pytest.raises(ConfigError, match="has 1 <image> placeholders for 2 images"):
+        ask(policy, pictures, "What is in <image>?", GREEDY)
+
+
+def test_pictures_are_read_upright_and_in_any_mode(tmp_path: Path) -> None:
+    wide = np.zeros((20, 30, 3), dtype=np.uint8)
+    wide[:, :10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned by a quarter, clockwise.
+    Image.fromarray(wide).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(wide[..., 0]).save(tmp_path / "grey.png")
+    turned, grey = read_pictures([tmp_path / "turned.png", tmp_path / "grey.png"])
+    np.testing.assert_array_equal(turned, np.rot90(wide, -1))
+    np.testing.assert_array_equal(grey, wide)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    with pytest.raises(SceneUnreadable, match=r"broken\.jpg cannot be read as a picture"):
+        read_pictures([tmp_path / "broken.jpg"])
+    for name, fault in (("none.jpg", "is not there"), ("", "is a folder")):
+        with pytest.raises(ConfigError, match=f"images: .* {fault}; name picture files"):
+            read_pictures([tmp_path / name])
+
+
+def test_models_that_cannot_be_asked(run: Path, tiny_qwen_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    config = LlamaConfig(
+        vocab_size=400, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(text)
+    tiny_tokenizer().save_pretrained(text)
+    assert AutoModelForCausalLM.from_pretrained(text)
+    adapter = run / "policy"
+    with pytest.raises(ConfigError, match="is a 'llama' model, which does not turn pictures and"):
+        open_policy(str(text))
+    with pytest.raises(ConfigError, match=r"run .* has an adapter or weights of its own"):
+        open_policy(str(run), adapter)
+    with pytest.raises(ConfigError, match="is an adapter itself; name one of the two"):
+        open_policy(str(adapter), adapter)
+    with pytest.raises(ConfigError, match=r"holds no adapter_config\.json"):
+        open_policy(str(tiny_qwen_folder), text)
