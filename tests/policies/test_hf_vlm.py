@@ -222,15 +222,6 @@ def test_checkpoint_brings_back_weights_and_reference(
         resumed.load_trainable_state(state)
 
 
-def test_frozen_vision_tower_is_not_trained(tiny_qwen_folder: Path) -> None:
-    for lora in (LoraSettings(rank=4), None):
-        policy = HFVisionLanguagePolicy(str(tiny_qwen_folder), lora=lora, freeze_vision=True)
-        policy.load()
-        names = list(policy.trainable_state())
-        assert names
-        assert not any(".visual." in name for name in names)
-
-
 def test_text_and_end_tokens(lora_policy: HFVisionLanguagePolicy) -> None:
     tokenizer = lora_policy.tokenizer
     texts = ["<think>a , b .</think> \\boxed{2,3}", "é"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spatial_ssrl.core.batches import Rollouts
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, QuantSettings
+from support.four_bits import write_wide_qwen
 from support.oracles import assert_sharing_is_exact, random_completions, rollouts_of
 from support.tiny_models import random_question
 
@@ -43,12 +44,10 @@ def completions(policy: HFVisionLanguagePolicy) -> Rollouts:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_sharing_is_exact_over_four_bit_weights(
-    checkpointing: bool, tiny_qwen_folder: Path
-) -> None:
+def test_sharing_is_exact_over_four_bit_weights(checkpointing: bool, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     policy = policy_of(
-        tiny_qwen_folder,
+        write_wide_qwen(tmp_path),
         gradient_checkpointing=checkpointing,
         quantization=QuantSettings(quant_type="nf4"),
     )
@@ -60,7 +59,11 @@ def test_sharing_is_exact_over_four_bit_weights(
 def test_frozen_vision_tower_runs_once_and_without_a_graph(
     checkpointing: bool, tiny_qwen_folder: Path
 ) -> None:
-    policy = policy_of(tiny_qwen_folder, freeze_vision=True, gradient_checkpointing=checkpointing)
+    policy = policy_of(
+        tiny_qwen_folder,
+        freeze=("vision_tower", "projector"),
+        gradient_checkpointing=checkpointing,
+    )
     outputs: list[Tensor] = []
     blocks: list[int] = []
     tower = policy.network.model.visual

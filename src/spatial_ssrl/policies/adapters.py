@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.policies.freezing import FrozenParts
 from spatial_ssrl.policies.lora_linear import quicken
+from spatial_ssrl.policies.module_names import ending_in, nothing_matches
+
+_log = logging.getLogger(__name__)
+
+_WRAPPED = "base_model.model."  # in front of the names of a model's modules under PEFT
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,10 @@ class LoraSettings:
     Args:
         rank: Rank of each update, at least 1.
         alpha: Scale; the update is multiplied by alpha / rank.
+        rank_stabilized: Multiply it by alpha / sqrt(rank) instead, so that higher ranks do not
+            learn more slowly (rsLoRA).
+        dora: Train the length of each row of a weight apart from its direction, which the
+            low-rank update then changes (DoRA). Slower: each pass multiplies out the update.
         dropout: Probability of dropping an input of the adapter while training, in [0, 1).
         target_modules: "all-linear" (every linear layer but the vocabulary head), a regular
             expression over full module names, or a list of name endings.
@@ -39,6 +50,9 @@ class LoraSettings:
 
     Raises:
         ConfigError: If a value is out of range.
+
+    References:
+        LoRA, arXiv:2106.09685; rsLoRA, arXiv:2312.03732; DoRA, arXiv:2402.09353.
     """
 
     rank: int = 16
@@ -46,6 +60,8 @@ class LoraSettings:
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
     modules_to_save: list[str] | None = None
+    rank_stabilized: bool = False
+    dora: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -61,28 +77,38 @@ class LoraSettings:
 
 
 def add_adapter(
-    network: PreTrainedModel, settings: LoraSettings, frozen: str | None = None
+    network: PreTrainedModel,
+    settings: LoraSettings,
+    frozen: FrozenParts = FrozenParts(),  # noqa: B008
+    revision: str | None = None,
 ) -> PeftModel:
     """Put fresh adapters on a model and freeze everything else.
 
     Args:
         network: The model; its layers are wrapped in place.
         settings: What to adapt and how.
-        frozen: Name of a module inside which nothing gets an adapter.
+        frozen: Parts in which nothing gets an adapter.
+        revision: Of the model on the hub, for the adapter to name.
 
     Raises:
-        ConfigError: If the settings match no module of the model.
+        ConfigError: If the settings match no module of the model, or frozen ones.
     """
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        modules_to_save=settings.modules_to_save,
-        exclude_modules=None if frozen is None else rf"{re.escape(frozen)}\..*",
+        use_rslora=settings.rank_stabilized,
+        use_dora=settings.dora,
+        # Copies, to which PEFT adds names.
+        target_modules=copy(settings.target_modules),
+        modules_to_save=copy(settings.modules_to_save),
+        exclude_modules=frozen.pattern(),
+        revision=revision,
+        # One trained copy of an embedding and the head tied to it, as merging needs.
+        ensure_weight_tying=_saves_tied(network, settings.modules_to_save or ()),
         task_type="CAUSAL_LM",
     )
-    _check_modules_exist(network, settings)
+    _check_modules(network, settings, frozen)
     try:
         with _quietly():
             model = get_peft_model(network, config)
@@ -96,7 +122,11 @@ def add_adapter(
 
 
 def load_adapter(
-    network: PreTrainedModel, folder: Path, settings: LoraSettings | None = None
+    network: PreTrainedModel,
+    folder: Path,
+    settings: LoraSettings | None = None,
+    frozen: FrozenParts = FrozenParts(),  # noqa: B008
+    revision: str | None = None,
 ) -> PeftModel:
     """Put a saved PEFT adapter on a model, ready to be trained further.
 
@@ -104,10 +134,12 @@ def load_adapter(
         network: The model; its layers are wrapped in place.
         folder: Where the adapter was saved.
         settings: What the adapter is expected to be; None takes it as it is.
+        frozen: Parts in which the adapter stays as it is.
+        revision: Of the model on the hub, for the adapter to name.
 
     Raises:
-        ConfigError: If the folder holds no adapter, or one made for another model or with
-            another rank or scale.
+        ConfigError: If the folder holds no adapter, or one made for another model, with other
+            settings, or for frozen parts only.
     """
     if not (folder / "adapter_config.json").is_file():
         raise ConfigError(
@@ -119,7 +151,7 @@ def load_adapter(
         names = load_peft_weights(str(folder), device="cpu").keys()
     except (ValueError, RuntimeError, OSError) as error:
         raise ConfigError(
-            f"adapter: {folder} does not fit {type(network).__name__}: {str(error).splitlines()[0]}"
+            f"adapter: {folder} does not fit {type(network).__name__}: {_reason(error)}"
         ) from error
     if odd := names ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
         raise ConfigError(
@@ -127,14 +159,56 @@ def load_adapter(
             f"one side only, the first {min(odd)!r}; name the model it was trained on."
         )
     saved = cast(LoraConfig, model.peft_config["default"])
-    if settings is not None and (saved.r, saved.lora_alpha) != (settings.rank, settings.alpha):
+    if settings is not None:
+        _check_settings(folder, saved, settings)
+    _adopt(folder, saved, network, revision)
+    for name, parameter in model.named_parameters():
+        if name.removeprefix(_WRAPPED) in frozen:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(
-            f"adapter: {folder} was made with rank {saved.r} and alpha {saved.lora_alpha}, but "
-            f"lora asks for {settings.rank} and {settings.alpha}; give lora the same values or "
-            "leave it out."
+            f"adapter: {folder} adapts frozen groups only, so nothing would be trained; change "
+            "freeze, or take another adapter."
         )
     quicken(model)
     return model
+
+
+def _check_settings(folder: Path, saved: LoraConfig, settings: LoraSettings) -> None:
+    there = (saved.r, saved.lora_alpha, saved.use_rslora, saved.use_dora)
+    wanted = (settings.rank, settings.alpha, settings.rank_stabilized, settings.dora)
+    if there != wanted:
+        named = [
+            f"rank {rank}, alpha {alpha:g}, rank_stabilized {str(stable).lower()} and dora "
+            f"{str(dora).lower()}"
+            for rank, alpha, stable, dora in (there, wanted)
+        ]
+        raise ConfigError(
+            f"adapter: {folder} was made with {named[0]}, but lora asks for {named[1]}; give lora "
+            "the same values or leave it out."
+        )
+
+
+def _adopt(folder: Path, saved: LoraConfig, network: PreTrainedModel, revision: str | None) -> None:
+    """Let a loaded adapter name the model it is on; say so when it names another.
+
+    Only a warning: a name is no identity. Folders move, hubs have mirrors, and a model with
+    merged weights fits another's adapter; whether it is right, only the user knows.
+    """
+    then, now = saved.base_model_name_or_path, network.name_or_path or None
+    if then and now and not _same_place(then, now):
+        _log.warning(
+            "adapter: %s was trained on %r and is put on %r, which fits by shape; unless both "
+            "are the same weights, the policy is not the one that was trained.",
+            folder,
+            then,
+            now,
+        )
+    saved.base_model_name_or_path, saved.revision = now, revision
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
@@ -156,24 +230,71 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _check_modules_exist(network: nn.Module, settings: LoraSettings) -> None:
+def _check_modules(network: PreTrainedModel, settings: LoraSettings, frozen: FrozenParts) -> None:
     names = [name for name, _ in network.named_modules() if name]
     targets = settings.target_modules
-    if isinstance(targets, str):
-        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name in names):
-            raise ConfigError(_nothing_matches("target_modules", targets, names))
+    if isinstance(targets, list):
+        for ending in targets:
+            _check_found("target_modules", ending, ending_in(ending, names), names, frozen)
     else:
-        _check_endings("target_modules", targets, names)
-    _check_endings("modules_to_save", settings.modules_to_save or (), names)
+        found = [name for name in names if re.fullmatch(targets, name)]
+        if targets == "all-linear":
+            found = _linear_layers(network)
+        _check_found("target_modules", targets, found, names, frozen)
+    for ending in settings.modules_to_save or ():
+        found = ending_in(ending, names)
+        _check_found("modules_to_save", ending, found, names, frozen)
+        if any(_holds_four_bits(network.get_submodule(name)) for name in found):
+            raise ConfigError(
+                f"lora.modules_to_save {ending!r} names modules whose weights are in 4 bits and "
+                f"cannot be trained; add it to quantization.skip."
+            )
+        if inside := [name for name in found if frozen.touches(name)]:
+            raise ConfigError(
+                f"lora.modules_to_save {ending!r} would train {inside[0]!r}, which freeze "
+                f"({', '.join(frozen.groups)}) keeps as it is; leave it out of one of them."
+            )
 
 
-def _check_endings(key: str, endings: Sequence[str], names: Sequence[str]) -> None:
-    for ending in endings:
-        if not any(name == ending or name.endswith(f".{ending}") for name in names):
-            raise ConfigError(_nothing_matches(key, ending, names))
+def _linear_layers(network: PreTrainedModel) -> list[str]:
+    head = network.get_output_embeddings()
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    ]
 
 
-def _nothing_matches(key: str, wanted: str, names: Sequence[str]) -> str:
-    endings = sorted({name.rpartition(".")[2] for name in names} - {str(i) for i in range(1000)})
-    close = difflib.get_close_matches(wanted, endings, n=3, cutoff=0.5) or endings[:8]
-    return f"lora.{key} {wanted!r} matches no module; there are {', '.join(close)}."
+def _check_found(
+    key: str,
+    wanted: str,
+    found: Sequence[str],
+    names: Sequence[str],
+    frozen: FrozenParts,
+) -> None:
+    if not found:
+        raise ConfigError(nothing_matches(f"lora.{key}", wanted, names))
+    if all(name in frozen for name in found):
+        raise ConfigError(
+            f"lora.{key} {wanted!r} matches frozen modules only, such as {found[0]!r} (freeze: "
+            f"{', '.join(frozen.groups)}); leave it out of one of them."
+        )
+
+
+def _holds_four_bits(module: nn.Module) -> bool:
+    return any(not parameter.is_floating_point() for parameter in module.parameters())
+
+
+def _saves_tied(network: PreTrainedModel, endings: Sequence[str]) -> bool:
+    """Whether a token embedding that is also the vocabulary head is among some modules."""
+    embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
+    if head is None or embedding.weight is not head.weight:
+        return False
+    names = {id(module): name for name, module in network.named_modules()}
+    return any(ending_in(end, [names[id(m)]]) for end in endings for m in (embedding, head))
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of a message that says something by itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.endswith(":")), str(error))

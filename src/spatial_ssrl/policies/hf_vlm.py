@@ -22,6 +22,7 @@ from spatial_ssrl.policies.base import POLICIES, PolicyBackbone, Preparer, ReadS
 from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
+from spatial_ssrl.policies.freezing import check_groups, freeze_parts, keep_statistics
 from spatial_ssrl.policies.head import float32_logits
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.image_packing import Packing, select_questions
@@ -29,11 +30,7 @@ from spatial_ssrl.policies.model_files import check_adapter_folder
 from spatial_ssrl.policies.packing import packed_tokens
 from spatial_ssrl.policies.pixel_budget import PixelBudget, hand_over
 from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit, context_length
-from spatial_ssrl.policies.quantization import (
-    QuantSettings,
-    keep_differentiable,
-    quantization_config,
-)
+from spatial_ssrl.policies.quantization import QuantSettings, load_in_four_bits
 from spatial_ssrl.policies.recomputation import prepare_recomputation
 from spatial_ssrl.policies.repeated import repeated_logprobs
 from spatial_ssrl.policies.sampling import SamplingSettings
@@ -58,7 +55,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         dtype: Precision of the weights; "auto" takes what they were saved in. To train every
             weight choose float32: bfloat16 rounds small updates away. Adapters always train in
             float32.
-        freeze_vision: Train nothing in the vision tower.
+        freeze: Groups of modules that nothing changes in, under LoRA too: "vision_tower",
+            "projector", "language_model" (the vocabulary head included).
         min_pixels: Pictures with fewer pixels are enlarged to about as many.
         max_pixels: Pictures with more pixels are shrunk to at most as many. Both are set in the
             processor, and saved with it, where its family can keep them.
@@ -70,7 +68,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             is not enough, and with "reject", another question is drawn. None is ever cut.
 
     Raises:
-        ConfigError: If 4-bit weights are to be trained in full, or a bound cannot be kept.
+        ConfigError: If 4-bit weights are to be trained in full, a bound cannot be kept, or
+            `freeze` names what does not exist or all there is.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         revision: str | None = None,
         trust_remote_code: bool = False,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-        freeze_vision: bool = False,
+        freeze: tuple[str, ...] = (),
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         gradient_checkpointing: bool = False,
@@ -96,6 +95,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             )
         self._pixels = PixelBudget(min_pixels, max_pixels)
         self._prompt_limit = PromptLimit(max_prompt_tokens, long_prompts)
+        check_groups(freeze)
         self.source = model
         self.lora = lora
         self.quantization = quantization
@@ -103,7 +103,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self.revision = revision
         self.trust_remote_code = trust_remote_code
         self.dtype = dtype
-        self.freeze_vision = freeze_vision
+        self.freeze = tuple(freeze)
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.gradient_checkpointing = gradient_checkpointing
@@ -122,14 +122,12 @@ class HFVisionLanguagePolicy(PolicyBackbone):
 
     def _build_model(self) -> PreTrainedModel:
         """Return the model with its weights; called once. Override to bring another model."""
+        return self._weights_from(self._source())
+
+    def _weights_from(self, source: ModelSource) -> PreTrainedModel:
         if self.quantization is None:
-            return self._source().build_model(dtype=self.dtype)
-        skipped = ("lm_head", *families.VISION_TOWERS)
-        model = self._source().build_model(
-            dtype=self.dtype, quantization_config=quantization_config(self.quantization, skipped)
-        )
-        keep_differentiable(model)
-        return model
+            return source.build_model(dtype=self.dtype)
+        return load_in_four_bits(source, self.quantization, self.dtype)
 
     def _build_processor(self) -> ProcessorMixin:
         """Return the processor, without loading weights. Override to bring another one."""
@@ -166,7 +164,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._media = families.media_token_ids(network, processor, self.tokenizer)
         self._placeholders = families.placeholder_ids(network) or self._media
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
-        width = int(network.get_output_embeddings().weight.shape[0])
+        width = _width(network.get_output_embeddings())
         without_text = range(len(self.tokenizer), width)
         self._unsayable = (*(token for token in self._media if token < width), *without_text)
         self._model = self._adapted(network)
@@ -175,24 +173,17 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self.eval()
 
     def _adapted(self, network: PreTrainedModel) -> PreTrainedModel | PeftModel:
-        frozen = None
-        if self.freeze_vision:
-            frozen, tower = families.vision_tower(network)
-            tower.requires_grad_(False)
+        frozen = freeze_parts(network, self.freeze)
         if self.adapter is not None:
-            return load_adapter(network, Path(self.adapter), self.lora)
+            return load_adapter(network, Path(self.adapter), self.lora, frozen, self.revision)
         if self.lora is not None:
-            return add_adapter(network, self.lora, frozen)
+            return add_adapter(network, self.lora, frozen, self.revision)
         return network
 
     def train(self, mode: bool = True) -> HFVisionLanguagePolicy:
         """Switch dropout and the like; batch statistics of frozen layers stay as they are."""
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
-                parameter.requires_grad for parameter in module.parameters()
-            ):
-                module.eval()
+        keep_statistics(self)
         return self
 
     @property
@@ -307,7 +298,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             if type(head) is nn.Linear:
                 logits = float32_logits(head, hidden)
             else:
-                logits = head(hidden.to(next(head.parameters()).dtype)).float()
+                logits = head(hidden.to(_dtype(head) or hidden.dtype)).float()
         if not self._unsayable:
             return logits
         columns = torch.tensor(self._unsayable, device=logits.device)
@@ -354,7 +345,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     @property
     def vocabulary_size(self) -> int:
         """Width of `logits`."""
-        return int(self.network.get_output_embeddings().weight.shape[0])
+        return _width(self.network.get_output_embeddings())
 
     @property
     def media_token_ids(self) -> tuple[int, ...]:
@@ -428,3 +419,13 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             self.processor.save_pretrained(folder)
 
         weights.write_folder(Path(directory), write)
+
+
+def _width(head: nn.Module) -> int:
+    """Return the outputs of a vocabulary head, whose weight may be packed in 4 bits."""
+    return int(getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0])
+
+
+def _dtype(module: nn.Module) -> torch.dtype | None:
+    """Return the precision of a module's weights; None if they are in 4 bits."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
@@ -82,6 +83,19 @@ class ModelSource:
         check_loaded(self.model, outcome[1])
         return loaded
 
+    def build_skeleton(self) -> PreTrainedModel:
+        """Build the model on the meta device: all its modules, none of its weights.
+
+        Raises:
+            ConfigError: If there is no such model, or it does not read pictures.
+        """
+        config = self._image_text_config()
+        with torch.device("meta"):
+            skeleton: PreTrainedModel = AutoModelForImageTextToText.from_config(
+                config, trust_remote_code=self.trust_remote_code
+            )
+        return skeleton
+
     def _image_text_config(self) -> PretrainedConfig:
         self._check_present()
         config: PretrainedConfig = self._get(AutoConfig.from_pretrained, "configuration")
@@ -148,7 +162,8 @@ class ModelSource:
 
     def _location(self) -> str:
         folder = Path(self.model).expanduser()
-        return str(folder) if folder.is_dir() else self.model
+        # Absolute, because adapters name it, and are loaded from elsewhere.
+        return str(folder.absolute()) if folder.is_dir() else self.model
 
     def _check_present(self) -> None:
         folder = Path(self.model).expanduser()

@@ -80,8 +80,8 @@ class GradientAudit:
                 f"first {self._steps} steps, though the completions depend on {_listed(lost)}. "
                 "Something cuts their gradient off: a detached part, checkpointing whose inputs "
                 "need no gradient, or float16 without a loss scale. Mend it, or leave them out of "
-                "training (lora.target_modules, freeze_vision). update.self_check: false skips "
-                "this check."
+                "training (lora.target_modules, freeze). update.self_check: false skips this "
+                "check."
             )
         line = f"Self-check: {len(self._trained) - len(unused)} of {len(self._trained)} trained "
         if unused:

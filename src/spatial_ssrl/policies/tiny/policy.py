@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from spatial_ssrl.core.seeding import rng_for
 from spatial_ssrl.policies.adapters import LoraSettings
 from spatial_ssrl.policies.base import POLICIES
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
+from spatial_ssrl.policies.hub import ModelSource
+from spatial_ssrl.policies.quantization import QuantSettings
 from spatial_ssrl.policies.tiny.configuration import TinyVLMConfig
 from spatial_ssrl.policies.tiny.decoder import decoder_config
 from spatial_ssrl.policies.tiny.encoder_weights import load_encoder_weights
@@ -37,6 +40,8 @@ class TinyVLM(HFVisionLanguagePolicy):
         model: Folder of a saved TinyVLM to start from; None builds one from scratch, and then
             the settings of the architecture below apply.
         lora: Adapters to train; None trains every weight.
+        quantization: Store the base weights of the decoder in 4 bits; needs `lora`.
+        freeze: Groups of modules that nothing changes in, as in `HFVisionLanguagePolicy`.
         encoder: timm model name; any that takes `features_only`.
         encoder_kwargs: Further arguments of that timm model, such as `{img_size: 64}` for
             vision transformers made for another size.
@@ -61,6 +66,8 @@ class TinyVLM(HFVisionLanguagePolicy):
         self,
         model: Path | None = None,
         lora: LoraSettings | None = None,
+        quantization: QuantSettings | None = None,
+        freeze: tuple[str, ...] = (),
         encoder: str = "patch_resnet_nano",
         encoder_kwargs: dict[str, Any] | None = None,
         encoder_weights: Path | None = None,
@@ -72,7 +79,12 @@ class TinyVLM(HFVisionLanguagePolicy):
         heads: int = 4,
         seed: int = 0,
     ) -> None:
-        super().__init__(model="" if model is None else str(model), lora=lora)
+        super().__init__(
+            model="" if model is None else str(model),
+            lora=lora,
+            quantization=quantization,
+            freeze=freeze,
+        )
         if hidden_size % heads:
             raise ConfigError(f"heads must divide hidden_size, got {heads} and {hidden_size}.")
         self.encoder = encoder
@@ -89,6 +101,17 @@ class TinyVLM(HFVisionLanguagePolicy):
     def _build_model(self) -> PreTrainedModel:
         if self.source:
             return super()._build_model()
+        network = self._build_from_scratch()
+        if self.quantization is None:
+            return network
+        # 4-bit weights are made while loading, by transformers.
+        with tempfile.TemporaryDirectory() as folder:
+            network.save_pretrained(folder)
+            quantised = self._weights_from(ModelSource(folder))
+        quantised.name_or_path = quantised.config.name_or_path = ""
+        return quantised
+
+    def _build_from_scratch(self) -> PreTrainedModel:
         if not timm.is_model(self.encoder):
             close = difflib.get_close_matches(self.encoder, timm.list_models(), n=3)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
