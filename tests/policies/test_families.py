@@ -98,11 +98,6 @@ def test_freeze_groups_stay_when_adapters_come_and_unknown_parts_are_named() -> 
         families.freeze_groups(network)
 
 
-def test_vision_tower_is_found_by_name() -> None:
-    for family, expected in (("qwen2_5_vl", "model.visual"), ("llava", "model.vision_tower")):
-        assert families.vision_tower(tiny_model(tiny_processor(family), family))[0] == expected
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_known_families_share_prompts_of_any_length(family: str) -> None:
     assert families.sharing_limit(tiny_model(tiny_processor(family), family)) == math.inf

@@ -102,6 +102,25 @@ def test_failed_write_leaves_the_former_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_what_a_kill_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    target = tmp_path / "policy"
+    write_folder(target, lambda folder: policy_folder(folder, "first"))
+    (tmp_path / ".policy.new").mkdir()
+    (tmp_path / ".policy.new" / "half").touch()
+    # Killed between the two renames: the former folder has only its other name.
+    target.rename(tmp_path / ".policy.old")
+
+    def fail(folder: Path) -> None:
+        assert list(folder.iterdir()) == []
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(target, fail)
+    assert (target / "config.json").read_text() == "first"
+    write_folder(target, lambda folder: policy_folder(folder, "second"))
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").touch()

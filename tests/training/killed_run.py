@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
 from torch.optim import AdamW
 
 from spatial_ssrl.algorithms import GRPO
@@ -28,6 +29,7 @@ from support.tiny_training import StepLog, tiny_data, tiny_policy, tiny_rl, tiny
 
 # Of one training step, in the order in which they come.
 MOMENTS = ("drawn", "sampled", "backward", "between inner epochs", "stepped", "half written", "end")
+BETWEEN = "between renames"  # the adapter is in its place, the checkpoint not yet
 KILLS = 5
 
 
@@ -37,7 +39,7 @@ class Death:
     Args:
         step: Training steps of the whole run before it, or more where a step has no such moment;
             None to live on.
-        moment: One of `MOMENTS`.
+        moment: One of `MOMENTS`, or `BETWEEN`.
     """
 
     def __init__(self, step: int | None, moment: str) -> None:
@@ -108,7 +110,13 @@ class Death:
             self.come("half written")
             file.write(text[len(text) // 2 :])
 
+        def replace(source: Path, target: Path) -> Path:
+            self.come(BETWEEN)
+            return in_one_go(source, target)
+
+        in_one_go = Path.replace
         checkpoint_files.torch.save = half  # type: ignore[attr-defined]
+        Path.replace = replace  # type: ignore[method-assign]
 
 
 class Log(StepLog):
@@ -169,15 +177,28 @@ def fork(folder: Path, *arguments: Any) -> int:
 
 
 def deaths(seed: int, steps: int) -> list[Death]:
-    """Return five deaths spread over a run, among them the two that hurt most."""
+    """Return five deaths spread over a run, among them the three that hurt most."""
     rng = rng_for(seed, "deaths")
-    moments = ["between inner epochs", "half written", *rng.choice(MOMENTS, KILLS - 2)]
+    moments = ["between inner epochs", "half written", BETWEEN, *rng.choice(MOMENTS, KILLS - 3)]
     found = []
     for number, moment in enumerate(rng.permutation(moments)):
         step = int(rng.integers(number * steps // KILLS, (number + 1) * steps // KILLS))
         # Not every step writes a checkpoint, so that the last ones may come too late.
         found.append(Death(min(step, steps - 4), str(moment)))
     return found
+
+
+def is_consistent(folder: Path) -> bool:
+    """Whether the adapter beside the last checkpoint, if there is one, has its very weights."""
+    if not (folder / "last.ckpt").exists():
+        return True
+    kept = torch.load(folder / "last.ckpt")["policy"]
+    adapter = load_file(folder / "last.adapter" / "adapter_model.safetensors")
+    return len(adapter) > 0 and all(
+        torch.equal(tensor, adapter[name.replace(".default", "")])
+        for name, tensor in kept.items()
+        if not name.startswith("reference::")
+    )
 
 
 def main(folder: Path, seed: int, steps: int, update: dict[str, Any]) -> None:
@@ -187,8 +208,9 @@ def main(folder: Path, seed: int, steps: int, update: dict[str, Any]) -> None:
     killed = []
     for death in deaths(seed, steps):
         ended = fork(folder / "killed", steps, update, death)
-        killed.append([death.step, death.moment, ended])
-    killed.append([None, "", fork(folder / "killed", steps, update, Death(None, ""))])
+        killed.append([death.step, death.moment, is_consistent(folder / "killed"), ended])
+    ended = fork(folder / "killed", steps, update, Death(None, ""))
+    killed.append([None, "", is_consistent(folder / "killed"), ended])
     (folder / "killed.json").write_text(json.dumps(killed))
 
 

@@ -9,7 +9,6 @@ from typing import cast
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from spatial_ssrl.core.batches import PromptBatch
@@ -123,10 +122,7 @@ def _logprobs(model: nn.Module, prompt: PromptBatch, known: frozenset[str]) -> T
     assert prompt.targets is not None
     answer, length = prompt.targets[0], prompt.targets.shape[1]
     ids = torch.cat([prompt.input_ids, prompt.targets], dim=1)
-    inputs = {name: value for name, value in prompt.vision.items() if name in known}
-    for name in families.PER_TOKEN:
-        if name in inputs:  # 0 stands for text.
-            inputs[name] = functional.pad(inputs[name], (0, length))
+    inputs = followed(prompt, known, length)
     output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **inputs)
     scores: Tensor = output.logits[0, -length - 1 : -1].float().log_softmax(dim=-1)
     return scores.gather(1, answer[:, None])[:, 0]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from spatial_ssrl.core.registry import Registry
 from spatial_ssrl.policies.counting import TokenCount
 from spatial_ssrl.policies.group_cache import GroupCache
 from spatial_ssrl.policies.sampling import SamplingSettings
+
+Trained = Literal["adapters", "pretrained", "scratch"]
+"""What learns: adapters, every weight of a pretrained model, or a model that knows nothing."""
 
 Collator = Callable[[Sequence[Question]], PromptBatch]
 """Turns questions into a prompt batch; picklable, so that data workers can hold it."""
@@ -112,6 +115,11 @@ class PolicyBackbone(nn.Module, ABC):
             ConfigError: If the model or its processor cannot be had; says what was looked for
                 and where.
         """
+
+    @property
+    def trained(self) -> Trained:
+        """What training changes, known before `load`; default learning rates go by it."""
+        return "pretrained"
 
     @abstractmethod
     def collator(self, answer_of: Callable[[Question], str] | None = None) -> Collator:
@@ -249,6 +257,13 @@ class PolicyBackbone(nn.Module, ABC):
 
         Takes the place of a policy saved there earlier, in one go; refuses anything else.
         """
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter alone (PEFT layout) into an empty folder, beside each checkpoint.
+
+        Asked for only where "adapters" are `trained`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no adapter to save.")
 
 
 POLICIES: Registry[PolicyBackbone] = Registry(PolicyBackbone, "policy")

@@ -114,23 +114,6 @@ def require_attention_only(network: PreTrainedModel) -> None:
         )
 
 
-def vision_tower(network: PreTrainedModel) -> tuple[str, nn.Module]:
-    """Return the vision tower of a model and its name in `named_modules`.
-
-    Raises:
-        ConfigError: If no module goes by a known name.
-    """
-    modules = dict(network.named_modules())
-    for wanted in VISION_TOWERS:
-        for name, module in modules.items():
-            if name.rpartition(".")[2] == wanted:
-                return name, module
-    raise ConfigError(
-        f"No vision tower found in {type(network).__name__} (looked for "
-        f"{', '.join(VISION_TOWERS)}); set freeze_vision: false."
-    )
-
-
 def freeze_groups(network: PreTrainedModel) -> Mapping[FreezeGroup, tuple[str, ...]]:
     """Return the parts of a model that can be frozen apart, as names of modules.
 

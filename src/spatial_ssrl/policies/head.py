@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,26 @@ def float32_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
     logits: Tensor = _BlockedLinear.apply(rows, head.weight)
     logits = logits.view(*hidden.shape[:-1], -1)
     return logits if bias is None else logits + bias
+
+
+def other_logits(head: nn.Module, hidden: Tensor) -> Tensor:
+    """Return the logits of a head that brings a forward of its own, in its precision.
+
+    Args:
+        head: An adapted head, or one in 4 bits, which has no floating-point weights.
+        hidden: Last hidden states, shape (..., d).
+
+    Returns:
+        Shape (..., V), float32.
+    """
+    kinds = (p.dtype for p in head.parameters() if p.is_floating_point())
+    logits: Tensor = head(hidden.to(next(kinds, hidden.dtype))).float()
+    return logits
+
+
+def head_width(head: nn.Module) -> int:
+    """Return the outputs of a vocabulary head, whose weight may be packed in 4 bits."""
+    return int(getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0])
 
 
 def _blocks(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -18,12 +18,12 @@ from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.policies import families, group_cache, weights
 from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
-from spatial_ssrl.policies.base import POLICIES, PolicyBackbone, Preparer, ReadState
+from spatial_ssrl.policies.base import POLICIES, PolicyBackbone, Preparer, ReadState, Trained
 from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.freezing import check_groups, freeze_parts, keep_statistics
-from spatial_ssrl.policies.head import float32_logits
+from spatial_ssrl.policies.head import float32_logits, head_width, other_logits
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 from spatial_ssrl.policies.image_packing import Packing, select_questions
 from spatial_ssrl.policies.model_files import check_adapter_folder
@@ -164,7 +164,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._media = families.media_token_ids(network, processor, self.tokenizer)
         self._placeholders = families.placeholder_ids(network) or self._media
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
-        width = _width(network.get_output_embeddings())
+        width = head_width(network.get_output_embeddings())
         without_text = range(len(self.tokenizer), width)
         self._unsayable = (*(token for token in self._media if token < width), *without_text)
         self._model = self._adapted(network)
@@ -185,6 +185,11 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         super().train(mode)
         keep_statistics(self)
         return self
+
+    @property
+    def trained(self) -> Trained:
+        """Adapters, if there are any, and else every weight."""
+        return "pretrained" if self.lora is None and self.adapter is None else "adapters"
 
     @property
     def processor(self) -> ProcessorMixin:
@@ -298,7 +303,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             if type(head) is nn.Linear:
                 logits = float32_logits(head, hidden)
             else:
-                logits = head(hidden.to(_dtype(head) or hidden.dtype)).float()
+                logits = other_logits(head, hidden)
         if not self._unsayable:
             return logits
         columns = torch.tensor(self._unsayable, device=logits.device)
@@ -345,7 +350,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     @property
     def vocabulary_size(self) -> int:
         """Width of `logits`."""
-        return _width(self.network.get_output_embeddings())
+        return head_width(self.network.get_output_embeddings())
 
     @property
     def media_token_ids(self) -> tuple[int, ...]:
@@ -411,21 +416,14 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         """
 
         def write(folder: Path) -> None:
-            model = self.model
-            if isinstance(model, PeftModel):
-                save_adapter(model, folder)
+            if isinstance(self.model, PeftModel):
+                self.save_adapter(folder)
             else:
-                model.save_pretrained(folder)
+                self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
 
         weights.write_folder(Path(directory), write)
 
-
-def _width(head: nn.Module) -> int:
-    """Return the outputs of a vocabulary head, whose weight may be packed in 4 bits."""
-    return int(getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0])
-
-
-def _dtype(module: nn.Module) -> torch.dtype | None:
-    """Return the precision of a module's weights; None if they are in 4 bits."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter alone (PEFT layout) into an empty folder."""
+        save_adapter(cast(PeftModel, self.model), directory)

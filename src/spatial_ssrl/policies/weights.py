@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,16 +96,33 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Raises:
         ConfigError: If the folder holds something else, or cannot be written.
     """
+    with fresh_folder(folder) as fresh:
+        write(fresh)
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `folder` in one go when the context ends.
+
+    Args:
+        folder: Where to write; a folder that a policy was saved to is replaced.
+
+    Raises:
+        ConfigError: If the folder holds something else, or cannot be written.
+    """
     check_replaceable(folder)
+    # One name only, so that what a kill leaves behind is cleared away by the next one.
+    fresh, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        if old.exists() and not folder.exists():  # Killed between the two renames below.
+            old.rename(folder)
+        for remains in (fresh, old):
+            shutil.rmtree(remains, ignore_errors=True)
+        fresh.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
-        write(fresh)
-        fresh.chmod(0o777 & ~_umask())
-        old = fresh.with_name(f"{fresh.name}.old")
+        yield fresh
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
@@ -129,9 +144,3 @@ def check_replaceable(folder: Path) -> None:
             )
     elif folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder to save the policy to.")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

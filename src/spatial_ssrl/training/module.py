@@ -6,7 +6,8 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -15,16 +16,17 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.seeding import seed_for
-from spatial_ssrl.policies.base import Collator, PolicyBackbone, Preparer
+from spatial_ssrl.policies.base import Collator, PolicyBackbone, Preparer, Trained
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.rollout import InProcess, RolloutEngine
 from spatial_ssrl.training import distributed
@@ -41,6 +43,12 @@ from spatial_ssrl.training.resuming import honour_changes, keep_settings, settin
 from spatial_ssrl.training.self_check import SelfCheck
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers import Verifier, WeightedSum
+
+_IN_WORDS: Mapping[Trained, str] = {
+    "adapters": "adapters",
+    "pretrained": "every weight of a pretrained model",
+    "scratch": "a model trained from scratch",
+}
 
 _POLICY, _SHARES_PROMPTS = "policy", "shares_prompts"
 
@@ -66,11 +74,17 @@ class PolicyModule(LightningModule, ABC):
         verifier: Judges completions; None takes 0.9 accuracy and 0.1 format.
         sampling: Length limit of completions, and the temperature of training samples;
             held-out questions are answered greedily.
-        optimizer: Builds the optimiser from the trainable parameters.
+        optimizer: Builds the optimiser from the trainable parameters; None takes AdamW at the
+            rate of `rates` for what is trained.
         schedule: Course of the learning rate.
         update: Micro-batches, inner epochs and clipping.
         seed: Names every random draw of training, together with the step.
+
+    Attributes:
+        rates: Learning rates of AdamW, by what is trained.
     """
+
+    rates: ClassVar[Mapping[Trained, float]]
 
     def __init__(
         self,
@@ -78,7 +92,7 @@ class PolicyModule(LightningModule, ABC):
         rollout: RolloutEngine | None,
         verifier: Verifier | None,
         sampling: SamplingSettings,
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable | None,
         schedule: ScheduleSettings,
         update: UpdateSettings,
         seed: int,
@@ -123,8 +137,9 @@ class PolicyModule(LightningModule, ABC):
                 f"trainer.strategy is {type(strategy).__name__}, which gives each process a part "
                 'of the weights, but every process samples with all of them; use "ddp".'
             )
-        if type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = WholeCheckpoints()
+        if type(strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpoints):
+            adapts = self.policy.trained == "adapters"
+            strategy.checkpoint_io = WholeCheckpoints(self.policy.save_adapter if adapts else None)
         # What we log is the same in every process.
         warnings.filterwarnings("ignore", r"It is recommended to use .*sync_dist=True")
 
@@ -134,10 +149,19 @@ class PolicyModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser over the trainable parameters, and its schedule."""
-        optimizer = self.optimizer(self.parameter_groups())
+        optimizer = self._new_optimizer()
+        if self.optimizer is None:
+            rank_zero_info(
+                f"model.optimizer names none: AdamW with a learning rate of "
+                f"{optimizer.defaults['lr']:g} for {_IN_WORDS[self.policy.trained]}."
+            )
         self._optimizer_settings = settings_of(optimizer)
         scheduler = self.schedule.scheduler(optimizer, self._total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def _new_optimizer(self) -> Optimizer:
+        make = self.optimizer or partial(AdamW, lr=self.rates[self.policy.trained])
+        return make(self.parameter_groups())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the trainable parameters as optimiser groups.
@@ -184,7 +208,7 @@ class PolicyModule(LightningModule, ABC):
         self.policy.load_trainable_state(checkpoint[_POLICY])
         self.policy.shares_prompts = checkpoint.get(_SHARES_PROMPTS, True)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            honour_changes(checkpoint, settings_of(self.optimizer(self.parameter_groups())))
+            honour_changes(checkpoint, settings_of(self._new_optimizer()))
 
     def on_fit_start(self) -> None:
         """Refuse what an update would get wrong, and silence advice that does not apply.
@@ -197,6 +221,9 @@ class PolicyModule(LightningModule, ABC):
             # pass a step with a gradient for every weight, and memory for all of them.
             self.trainer.strategy.model = self
         check_precision(self.trainer, self.trainable_parameters())
+        files = self.trainer.strategy.checkpoint_io
+        if isinstance(files, WholeCheckpoints) and self.trainer.is_global_zero:
+            files.renew_adapter()
         # A checkpoint of the weights after the step is what resuming needs.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")

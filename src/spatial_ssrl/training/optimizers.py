@@ -1,13 +1,25 @@
-"""Muon in the precision of the weights, for networks trained from scratch on a CPU."""
+"""Learning rates where no optimiser is named, and Muon in the precision of the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from spatial_ssrl.policies.base import Trained
+
+# AdamW's, for RL. Pretrained: Spatial-SSRL (arXiv:2510.27606) trains every weight at 1e-6.
+# Adapters take about ten times the rate of full training, in RL too (Schulman et al., "LoRA
+# Without Regret", Thinking Machines Lab, 2025). Scratch: what AdamW itself takes.
+RL_RATES: Mapping[Trained, float] = {"adapters": 1e-5, "pretrained": 1e-6, "scratch": 1e-3}
+
+# AdamW's, for supervised learning. Pretrained: 1e-5, the rate of Spatial-SSRL's cold start, which
+# takes it for adapters of rank 128 too. Adapters: ten times that, as above; QLoRA
+# (arXiv:2305.14314) trains 7B and 13B models at 2e-4 and larger ones at 1e-4.
+SFT_RATES: Mapping[Trained, float] = {"adapters": 1e-4, "pretrained": 1e-5, "scratch": 1e-3}
 
 
 class MuonWithAdamW(Optimizer):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from spatial_ssrl.core.errors import ConfigError, SpatialSSRLError
@@ -18,7 +18,7 @@ _SMALLEST_SCALE = 2.0**-10
 
 
 def check_precision(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> None:
-    """Refuse precisions in which training would go wrong.
+    """Refuse precisions in which training would go wrong; warn of one in which it may.
 
     Args:
         trainer: Its optimisers are set up.
@@ -35,6 +35,13 @@ def check_precision(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> Non
             f'trainer.precision is "{plugin.precision}", which rounds adapters too, so that small '
             f'updates are lost; leave it at "32-true" and set policy.dtype to {short}: the base '
             "weights take it, adapters stay in float32."
+        )
+    half = {parameter.dtype for parameter in parameters} & {torch.bfloat16, torch.float16}
+    if half:
+        rank_zero_warn(
+            f"Weights in training are {' and '.join(sorted(map(_name, half)))}, which rounds small "
+            "updates away: at usual learning rates most weights will not move. Set policy.dtype "
+            "to float32, or train adapters, which are in float32 anyway."
         )
     if loss_scaler(trainer) is None:
         return
@@ -54,6 +61,10 @@ def loss_scaler(trainer: Trainer) -> torch.amp.GradScaler | None:
     """Return what multiplies losses so that small float16 gradients do not vanish, if anything."""
     plugin = trainer.precision_plugin
     return plugin.scaler if isinstance(plugin, MixedPrecision) else None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torch.optim import AdamW
 
 from spatial_ssrl.algorithms import Algorithm
 from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
@@ -34,6 +33,7 @@ from spatial_ssrl.training.metrics import (
 )
 from spatial_ssrl.training.mini_batches import shares_of
 from spatial_ssrl.training.module import PolicyModule
+from spatial_ssrl.training.optimizers import RL_RATES
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.training.update_loss import UpdateLoss
 from spatial_ssrl.training.updates import score_in_micro_batches
@@ -55,7 +55,9 @@ class RLModule(PolicyModule):
         verifier: Judges completions; None takes 0.9 accuracy and 0.1 format.
         group_size: Completions of each question, compared with one another.
         sampling: Length limit and temperature of those completions.
-        optimizer: Builds the optimiser from the trainable parameters.
+        optimizer: Builds the optimiser from the trainable parameters; None takes AdamW with a
+            learning rate of 1e-5 for adapters, 1e-6 for every weight of a pretrained model
+            and 1e-3 from scratch (the sources are in `training/optimizers.py`).
         schedule: Course of the learning rate.
         update: Micro-batches, mini-batches, inner epochs, clipping, and what becomes of groups
             without signal.
@@ -66,6 +68,8 @@ class RLModule(PolicyModule):
             is 0.
     """
 
+    rates = RL_RATES
+
     def __init__(
         self,
         policy: PolicyBackbone,
@@ -74,7 +78,7 @@ class RLModule(PolicyModule):
         verifier: Verifier | None = None,
         group_size: int = 8,
         sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
-        optimizer: OptimizerCallable = AdamW,
+        optimizer: OptimizerCallable | None = None,
         schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
         update: UpdateSettings = UpdateSettings(),  # noqa: B008
         seed: int = 0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.data.cold_start import Answers, ColdStartAnswers
@@ -15,6 +14,7 @@ from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training import distributed
 from spatial_ssrl.training.failures import bad_update, within_memory
 from spatial_ssrl.training.module import PolicyModule
+from spatial_ssrl.training.optimizers import SFT_RATES
 from spatial_ssrl.training.parts import parts_of
 from spatial_ssrl.training.settings import ScheduleSettings, UpdateSettings
 from spatial_ssrl.verifiers.base import Verifier
@@ -33,11 +33,15 @@ class SFTModule(PolicyModule):
         rollout: Samples answers to held-out questions; None lets the model do it in process.
         verifier: Judges them; None takes 0.9 accuracy and 0.1 format.
         sampling: Length limit of those answers.
-        optimizer: Builds the optimiser from the trainable parameters.
+        optimizer: Builds the optimiser from the trainable parameters; None takes AdamW with a
+            learning rate of 1e-4 for adapters, 1e-5 for every weight of a pretrained model
+            and 1e-3 from scratch (the sources are in `training/optimizers.py`).
         schedule: Course of the learning rate.
         update: Micro-batches and clipping; the rest is for RL.
         seed: Names the draws of dropout.
     """
+
+    rates = SFT_RATES
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class SFTModule(PolicyModule):
         rollout: RolloutEngine | None = None,
         verifier: Verifier | None = None,
         sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
-        optimizer: OptimizerCallable = AdamW,
+        optimizer: OptimizerCallable | None = None,
         schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
         update: UpdateSettings = UpdateSettings(),  # noqa: B008
         seed: int = 0,

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 from spatial_ssrl.core.errors import ConfigError, SceneRejected
 from spatial_ssrl.core.seeding import rng_for
 from spatial_ssrl.policies.adapters import LoraSettings
-from spatial_ssrl.policies.base import POLICIES
+from spatial_ssrl.policies.base import POLICIES, Trained
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.policies.hub import ModelSource
 from spatial_ssrl.policies.quantization import QuantSettings
@@ -97,6 +97,12 @@ class TinyVLM(HFVisionLanguagePolicy):
         self.layers = layers
         self.heads = heads
         self.seed = seed
+
+    @property
+    def trained(self) -> Trained:
+        """As in `HFVisionLanguagePolicy`, or from scratch where no folder is named."""
+        whole = super().trained
+        return "scratch" if whole == "pretrained" and not self.source else whole
 
     def _build_model(self) -> PreTrainedModel:
         if self.source:

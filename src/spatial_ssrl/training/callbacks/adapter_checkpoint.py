@@ -15,6 +15,9 @@ from spatial_ssrl.training.module import PolicyModule
 class AdapterCheckpoint(Callback):
     """Saves the adapter, or the whole model where there is none, as PEFT and transformers do.
 
+    The folder is for whoever uses the policy, its processor included. What training goes on from
+    are checkpoints; beside each lies the adapter of its step (`WholeCheckpoints`).
+
     The folder is complete at every moment: a new one is written beside it and takes its place.
     A folder that holds anything but a saved policy is refused.
 
