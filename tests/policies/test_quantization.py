@@ -10,7 +10,7 @@ import torch
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, QuantSettings, TinyVLM
 from spatial_ssrl.policies.quantization import modules_skipped
-from support.four_bits import write_wide_qwen
+from support.four_bits import base_bits, write_wide_qwen
 from support.oracles import random_completions, rollouts_of
 from support.tiny_models import FAMILIES, random_question, tiny_model, tiny_processor
 
@@ -200,3 +200,18 @@ def test_rows_that_kernels_misread_are_refused(
     with pytest.raises(ConfigError, match=told):
         four_bit(qwen_folder)
     four_bit(qwen_folder, skip=["down_proj", "visual"])
+
+
+def test_use_changes_no_bit(qwen_folder: Path) -> None:
+    policy = four_bit(qwen_folder, compute_dtype="bfloat16")
+    before = base_bits(policy)
+    biases = [n for n, t in before.items() if n.endswith("q_proj.base_layer.bias")]
+    assert biases
+    prompts = policy.collator()([random_question(1)])
+    tokens, mask = random_completions(policy, 1)
+    with torch.no_grad():
+        policy.logprobs(prompts, rollouts_of(tokens, mask, 1))
+    after = base_bits(policy)
+    for name, tensor in before.items():
+        assert tensor.dtype == after[name].dtype, name
+        assert torch.equal(tensor, after[name]), name
