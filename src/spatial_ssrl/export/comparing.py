@@ -17,6 +17,7 @@ from spatial_ssrl.core.questions import Question
 from spatial_ssrl.core.seeding import rng_for
 from spatial_ssrl.images import SyntheticScenes
 from spatial_ssrl.policies import HFVisionLanguagePolicy, families
+from spatial_ssrl.policies.image_packing import followed
 from spatial_ssrl.prompts import worked_answer
 from spatial_ssrl.tasks import CroppedInpainting, DepthOrder, FlippedPatch
 
