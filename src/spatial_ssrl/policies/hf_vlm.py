@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, cast
 
@@ -32,13 +32,12 @@ from spatial_ssrl.policies.pixel_budget import PixelBudget, hand_over
 from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit, context_length
 from spatial_ssrl.policies.quantization import QuantSettings, load_in_four_bits
 from spatial_ssrl.policies.recomputation import prepare_recomputation
+from spatial_ssrl.policies.reference import Reference
 from spatial_ssrl.policies.repeated import repeated_logprobs
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import completion_logprobs
 
 _log = logging.getLogger(__name__)
-
-_REFERENCE = "reference::"  # marks the reference's tensors in a checkpoint
 
 
 @POLICIES.register("hf_vlm")
@@ -111,7 +110,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self.long_prompts = long_prompts
         self._model: PreTrainedModel | PeftModel | None = None
         self._processor: ProcessorMixin | None = None
-        self._reference: dict[str, Tensor] | None = None
+        self._reference = Reference()
         self.inputs: frozenset[str] = frozenset()
         self._sharing_limit = 0.0
         self._packing: Mapping[str, Packing] = {}
@@ -367,30 +366,14 @@ class HFVisionLanguagePolicy(PolicyBackbone):
                 found.update(value if isinstance(value, list) else [value])
         return tuple(sorted(found))
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Be what the policy was when this was first entered; no gradient inside.
-
-        The first entry, before the first update, keeps a copy of the tensors that training
-        changes: the adapter under LoRA, the whole model without. They are swapped in and out
-        without copying, so parameters keep their flags and adapters stay as they are.
-        """
-        live = weights.trainable_tensors(self.model)
-        if self._reference is None:
-            self._reference = {name: tensor.detach().clone() for name, tensor in live.items()}
-        for name, tensor in live.items():
-            self._reference[name] = self._reference[name].to(tensor.device)
-        # Kept as it was, whatever precision the model has been cast to since.
-        cast = {name: self._reference[name].to(tensor.dtype) for name, tensor in live.items()}
-        with weights.swapped(live, cast):
-            yield
+    def reference(self) -> AbstractContextManager[None]:
+        """Return a context in which the policy is what it was when it was first entered."""
+        return self._reference.in_place(self.model)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return what training changes, and what RL began from once that is known, by name."""
         live = weights.trainable_tensors(self.model)
-        state = {name: tensor.detach() for name, tensor in live.items()}
-        kept = self._reference or {}
-        return state | {_REFERENCE + name: tensor for name, tensor in kept.items()}
+        return self._reference.added_to({name: tensor.detach() for name, tensor in live.items()})
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `trainable_state` returned.
@@ -399,14 +382,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             ConfigError: If names or shapes are not those of this policy.
         """
         live = weights.trainable_tensors(self.model)
-        own = {name: value for name, value in state.items() if not name.startswith(_REFERENCE)}
-        kept = {
-            name.removeprefix(_REFERENCE): value.clone()
-            for name, value in state.items()
-            if name.startswith(_REFERENCE)
-        }
-        weights.restore(live, own)
-        self._reference = kept or None
+        weights.restore(live, self._reference.taken_from(state))
 
     def save(self, directory: Path) -> None:
         """Write the adapter (PEFT layout) or the whole model, and the processor.
