@@ -18,7 +18,14 @@ from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.policies import families, group_cache, weights
 from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
-from spatial_ssrl.policies.base import POLICIES, PolicyBackbone, Preparer, ReadState, Trained
+from spatial_ssrl.policies.base import (
+    POLICIES,
+    Collator,
+    PolicyBackbone,
+    Preparer,
+    ReadState,
+    Trained,
+)
 from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
@@ -222,7 +229,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         return cast(PreTrainedModel, base)
 
-    def collator(self, answer_of: Callable[[Question], str] | None = None) -> PromptCollator:
+    def collator(self, answer_of: Callable[[Question], str] | None = None) -> Collator:
         """Return the picklable collator of this policy's processor; needs no weights."""
         # In this order: building the processor settles which bounds on pixels it keeps itself.
         return PromptCollator(self.processor, answer_of, self._pixels)
@@ -231,8 +238,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self, answer_of: Callable[[Question], str] | None = None, new_tokens: int = 0
     ) -> Preparer:
         """Return what keeps questions within `max_prompt_tokens` and, once loaded, the context."""
-        limit = self._prompt_limit
-        return PromptBudget(self.collator(answer_of), limit, self._context, new_tokens)
+        collate = PromptCollator(self.processor, answer_of, self._pixels)
+        return PromptBudget(collate, self._prompt_limit, self._context, new_tokens)
 
     def read(self, prompts: PromptBatch) -> ReadState:
         """Run the vision tower and the language model over each prompt once."""
