@@ -21,6 +21,7 @@ from spatial_ssrl.core.questions import Question
 from spatial_ssrl.export import verify_checksums
 from spatial_ssrl.policies import HFVisionLanguagePolicy
 from spatial_ssrl.prompts import full_prompt
+from support.four_bits import write_wide_qwen
 from support.oracles import plain_logprobs, random_completions, rollouts_of
 from support.run_files import RunFile
 from support.saved_runs import write_adapter, write_run
@@ -70,7 +71,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     folder = tmp_path_factory.mktemp("runs")
     runs = {}
     for case in CASES:
-        base = write_tiny(folder / f"base-{case}", "qwen2_5_vl" if case == "qlora" else case)
+        base = folder / f"base-{case}"
+        if case == "qlora":
+            write_wide_qwen(base)
+        else:
+            write_tiny(base, case)
         quantised = {"quantization": {}} if case == "qlora" else {}
         (folder / case).mkdir()
         runs[case] = train(folder / case, base, on(base, **quantised))

@@ -118,10 +118,10 @@ def vision_settings(image_size: int = 16, patch_size: int = 4) -> dict[str, Any]
     }
 
 
-def made_loud(model: PreTrainedModel) -> PreTrainedModel:
-    """Draw large weights for every matrix of a model."""
+def made_loud(model: PreTrainedModel, std: float = 0.25) -> PreTrainedModel:
+    """Draw large weights for every matrix of a model, those of its head smaller than `std`."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=0.1 if "lm_head" in name else 0.25)
+                parameter.normal_(std=0.1 if "lm_head" in name else std)
     return model
