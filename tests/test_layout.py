@@ -28,6 +28,7 @@ ORDER = (
     "training",
     "evaluation",
     "export",
+    "planning",
     "cli",
 )
 LIGHT = ("core", "images", "tasks", "prompts", "verifiers")

@@ -1,0 +1,114 @@
+"""Predicted against measured peak memory: three families, LoRA, QLoRA and full fine-tuning.
+
+    python benchmarks/planner.py
+
+On a CPU, by the records of PyTorch's allocator. Models have 5 to 30 M random weights, prompts
+several hundred tokens. Results go to benchmarks/planner.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import torch
+from measured_memory import ByLength, measure
+from small_models import FAMILIES, question, write
+from transformers import AutoConfig
+
+from spatial_ssrl.algorithms import GRPO
+from spatial_ssrl.planning import GhostSource, Predictor, Step
+from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, SamplingSettings
+from spatial_ssrl.policies.quantization import QuantSettings
+from spatial_ssrl.training import RLModule, UpdateSettings
+
+ADAPTATIONS: dict[str, dict[str, Any]] = {
+    "lora": {"lora": LoraSettings(rank=16)},
+    "qlora": {"lora": LoraSettings(rank=16), "quantization": QuantSettings()},
+    "full": {},
+}
+# Several passes of two questions: vision, caches, logits and gradients all count.
+STEP = Step(questions=4, group_size=4, completion=64, micro_batch=2)
+
+
+def compare(
+    folder: Path, adaptation: str, step: Step, checkpointing: bool
+) -> dict[str, dict[str, float]]:
+    """Return predicted and measured peaks of a model in a folder, in MiB, and their ratios."""
+
+    def run() -> RLModule:
+        torch.manual_seed(0)
+        policy = HFVisionLanguagePolicy(
+            str(folder), gradient_checkpointing=checkpointing, **ADAPTATIONS[adaptation]
+        )
+        return RLModule(
+            policy,
+            GRPO(kl_coefficient=0.01),
+            verifier=ByLength(),
+            group_size=step.group_size,
+            sampling=SamplingSettings(max_new_tokens=step.completion),
+            update=UpdateSettings(micro_batch_size=step.micro_batch, self_check=False),
+        )
+
+    module = run()
+    prompt = module.policy.collator()([question()])
+    source = GhostSource(
+        str(folder), config=AutoConfig.from_pretrained(folder), processor=module.policy.processor
+    )
+    predicted = Predictor(module, source).predict(prompt, step)
+    end = module.policy.tokenizer.eos_token_id
+    del prompt, module, source
+    with tempfile.TemporaryDirectory() as scratch:
+        questions = [question(f"question {number}") for number in range(step.questions)]
+        measured = measure(run(), questions, Path(scratch), end)
+    found = {}
+    for stage, peak in (("sampling", predicted.sampling), ("update", predicted.update)):
+        assert peak is not None
+        found[stage] = {
+            "predicted_mib": round(peak.total / 2**20, 2),
+            "measured_mib": round(measured[stage] / 2**20, 2),
+            "ratio": round(peak.total / measured[stage], 3),
+        }
+    return found
+
+
+def main() -> None:
+    """Compare all, print and write."""
+    warnings.filterwarnings("ignore")
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for family in FAMILIES:
+            folder = write(Path(scratch, family), family)
+            for adaptation in ADAPTATIONS:
+                for checkpointing in (False, True):
+                    found = compare(folder, adaptation, STEP, checkpointing)
+                    row = {
+                        "family": family,
+                        "adaptation": adaptation,
+                        "gradient_checkpointing": checkpointing,
+                        **found,
+                    }
+                    results.append(row)
+                    print(json.dumps(row), flush=True)
+    ratios = [row[stage]["ratio"] for row in results for stage in ("sampling", "update")]
+    summary = {
+        "torch": torch.__version__,
+        "bitsandbytes": bitsandbytes.__version__,
+        "step": asdict(STEP),
+        "lowest_ratio": min(ratios),
+        "highest_ratio": max(ratios),
+        "results": results,
+    }
+    if "--dry" not in sys.argv:
+        Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(f"ratios from {min(ratios)} to {max(ratios)}")
+
+
+if __name__ == "__main__":
+    main()

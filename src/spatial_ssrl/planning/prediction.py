@@ -1,0 +1,155 @@
+"""Peak memory of sampling and of an update, from rehearsals of models with few layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from spatial_ssrl.core.batches import PromptBatch
+from spatial_ssrl.planning.ledger import Peak
+from spatial_ssrl.planning.parts import PICTURES
+from spatial_ssrl.planning.rehearsal import Rehearsal, Step
+from spatial_ssrl.planning.source import Depth, GhostSource, depth_of, with_depth
+from spatial_ssrl.training import PolicyModule
+
+Moments: TypeAlias = Mapping[str, Peak]
+"""The peak of each moment of a stage, by the moment's name."""
+
+# Layers of the models that are rehearsed. Three make a first, a last and one between; Qwen3-VL
+# gives what three layers of its vision tower find to the first three of its language model.
+_FEW = 3
+
+# A model with hardly more layers is rehearsed as it is.
+_WHOLE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Peak memory of a training step.
+
+    Args:
+        sampling: While completions are sampled; None where another process samples.
+        update: While they are scored and learned from, the optimiser's step included.
+    """
+
+    sampling: Peak | None
+    update: Peak
+
+    @property
+    def peak(self) -> Peak:
+        """The higher of the two."""
+        found = [self.update] if self.sampling is None else [self.sampling, self.update]
+        return max(found, key=lambda peak: peak.total)
+
+
+class Predictor:
+    """Predicts the memory of training steps of one run.
+
+    Layers of a tower are alike, so memory at any moment of a step grows by the same number of
+    bytes with each further layer. Models with few layers are rehearsed, and the rest is a
+    straight line.
+
+    Args:
+        module: The run, its policy not loaded.
+        source: The model's configuration and processor; None for a policy that is built from
+            its own settings, and is rehearsed whole.
+        cuda: Whether to predict for CUDA: its allocator rounds to 512 bytes, and optimisers
+            update all tensors at once.
+    """
+
+    def __init__(
+        self, module: PolicyModule, source: GhostSource | None, cuda: bool = False
+    ) -> None:
+        granularity = 512 if cuda else 1
+        self._more: list[tuple[int, Rehearsal]] = []
+        self._sampled: dict[tuple[int, Step], tuple[PromptBatch, Peak]] = {}
+        if source is None or source.config is None:
+            self._base = Rehearsal(module, source, granularity, cuda)
+            return
+        whole = depth_of(source.config)
+        base = Depth(
+            text=whole.text if whole.text <= _WHOLE else _FEW,
+            vision=whole.vision if whole.vision <= _WHOLE else _FEW,
+        )
+        self._base = _rehearsal(module, source, base, granularity, cuda)
+        for layers, deeper in (
+            (whole.text - base.text, Depth(base.text + 1, base.vision)),
+            (whole.vision - base.vision, Depth(base.text, base.vision + 1)),
+        ):
+            if layers:
+                more = _rehearsal(module, source, deeper, granularity, cuda)
+                self._more.append((layers, more))
+
+    def predict(self, prompt: PromptBatch, step: Step) -> Prediction:
+        """Return the peaks of a training step.
+
+        Args:
+            prompt: The largest question, alone.
+            step: How many of them, and what becomes of them.
+        """
+        sampling = self._sampling(prompt, step) if self._base.samples else None
+        update = self._highest(lambda rehearsal: rehearsal.update(prompt, step))
+        return Prediction(sampling, update)
+
+    def _sampling(self, prompt: PromptBatch, step: Step) -> Peak:
+        """Return the peak of sampling, which passes of the update have nothing to do with."""
+        key = id(prompt), replace(step, micro_batch=1)
+        if key not in self._sampled:
+            peak = self._highest(lambda rehearsal: _sampling(rehearsal, prompt, step))
+            self._sampled[key] = prompt, peak  # The prompt is kept, so that its id stays its own.
+        return self._sampled[key][1]
+
+    def _highest(self, rehearse: Callable[[Rehearsal], Moments]) -> Peak:
+        """Return the peak of a stage in the whole model, given the moments in others."""
+        base = rehearse(self._base)
+        more = [(layers, rehearse(deeper)) for layers, deeper in self._more]
+        return max((_extended(name, peak, more) for name, peak in base.items()), key=_total)
+
+
+def _sampling(rehearsal: Rehearsal, prompt: PromptBatch, step: Step) -> Moments:
+    """Return the moments of sampling, in which every question adds the same.
+
+    Rehearsing all the questions of a batch would be slow, for windows of vision towers are read
+    one by one.
+    """
+    together = rehearsal.sampled_together(prompt, step)
+    one = rehearsal.sample(prompt, replace(step, questions=1))
+    if step.questions == 1:
+        return one
+    two = rehearsal.sample(prompt, replace(step, questions=2))
+    others = step.questions - together  # Their pictures wait.
+    found = {}
+    for name, peak in one.items():
+        extended = _extended(name, peak, [(together - 1, two)])
+        waiting = two.get(name, peak).parts.get(PICTURES, 0) - peak.parts.get(PICTURES, 0)
+        parts = dict(extended.parts)
+        parts[PICTURES] = parts.get(PICTURES, 0) + others * max(waiting, 0)
+        found[name] = Peak(sum(parts.values()), parts)
+    return found
+
+
+def _total(peak: Peak) -> int:
+    return peak.total
+
+
+def _rehearsal(
+    module: PolicyModule, source: GhostSource, depth: Depth, granularity: int, cuda: bool
+) -> Rehearsal:
+    assert source.config is not None
+    shallow = replace(source, config=with_depth(source.config, depth))
+    return Rehearsal(module, shallow, granularity, cuda)
+
+
+def _extended(name: str, base: Peak, steeper: list[tuple[int, Mapping[str, Peak]]]) -> Peak:
+    """Return the peak of a moment in a model with more layers than the base has."""
+    parts = dict(base.parts)
+    for layers, moments in steeper:
+        more = moments.get(name)
+        if more is None:
+            continue
+        for part in {*base.parts, *more.parts}:
+            growth = more.parts.get(part, 0) - base.parts.get(part, 0)
+            parts[part] = parts.get(part, 0) + layers * growth
+    parts = {part: max(size, 0) for part, size in parts.items()}
+    return Peak(sum(parts.values()), parts)

@@ -1,0 +1,359 @@
+"""Rehearsing a training step on ghosts: the real code at its most demanding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
+from spatial_ssrl.planning import parts
+from spatial_ssrl.planning.ghosts import Ghosts
+from spatial_ssrl.planning.ledger import Ledger, Peak
+from spatial_ssrl.planning.source import GhostSource, ready_bitsandbytes
+from spatial_ssrl.policies.base import ReadState
+from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
+from spatial_ssrl.rollout import InProcess, in_process
+from spatial_ssrl.training import PolicyModule, RLModule
+from spatial_ssrl.training.parts import parts_of
+from spatial_ssrl.training.update_loss import UpdateLoss
+from spatial_ssrl.training.updates import score_in_micro_batches
+
+SAMPLING, UPDATE = "sampling", "update"
+
+# Steps of sampling that are rehearsed: the first, in which completions part, the last two, one
+# completion ending between them, and one before in which the cache grows.
+_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How large a training step is, in one process.
+
+    Args:
+        questions: Questions of the batch.
+        group_size: Completions of each.
+        completion: Tokens of the longest completion, at least 1.
+        micro_batch: Questions in one forward and backward pass.
+    """
+
+    questions: int
+    group_size: int
+    completion: int
+    micro_batch: int
+
+
+class Rehearsal:
+    """A training run whose model and optimiser take no memory.
+
+    Args:
+        module: The run, its policy not loaded; it is left as it is.
+        source: The model's configuration and processor; None for a policy that is built from
+            its own settings.
+        granularity: See `Ledger`.
+        foreach: Whether the optimiser updates all tensors at once, as PyTorch's do on CUDA.
+    """
+
+    def __init__(
+        self,
+        module: PolicyModule,
+        source: GhostSource | None,
+        granularity: int = 1,
+        foreach: bool = False,
+    ) -> None:
+        self.ledger = Ledger(granularity)
+        self.ghosts = Ghosts(self.ledger)
+        self.module = unloaded_twin(module)
+        self._states: list[Tensor] = []
+        policy = self.module.policy
+        if not isinstance(policy, HFVisionLanguagePolicy):
+            raise TypeError(f"{type(policy).__name__} is not a transformers model.")
+        self.policy = policy
+        if policy.quantization is not None:
+            ready_bitsandbytes()
+        if source is not None:
+            policy._source = lambda: source  # type: ignore[method-assign]
+        with self.ghosts:
+            policy.load()
+            policy.train(not isinstance(self.module, RLModule))
+            self.stage = parts.Stage(policy, self.ledger)
+            if isinstance(self.module, RLModule) and self.module.algorithm.needs_reference:
+                self.stage.enter("reference", parts.REFERENCE)
+                with policy.reference():  # Fixed as training starts.
+                    pass
+            self.stage.enter("optimiser", parts.OPTIMISER)
+            self.optimizer = self._optimizer(foreach)
+            self._take_step()
+
+    @property
+    def samples(self) -> bool:
+        """Whether the run samples in its own process."""
+        rollout = getattr(self.module, "rollout", None)
+        return isinstance(self.module, RLModule) and isinstance(rollout, InProcess)
+
+    def sample(self, prompt: PromptBatch, step: Step) -> dict[str, Peak]:
+        """Return the peak of each moment of sampling; arguments as in `update`."""
+        with self.ghosts:
+            self._sample(self._batch(prompt, step), step)
+            return self._moments()
+
+    def update(self, prompt: PromptBatch, step: Step) -> dict[str, Peak]:
+        """Return the peak of each moment of an update, the scores of the reference included.
+
+        Args:
+            prompt: The largest question, alone.
+            step: How many of them, and what becomes of them.
+        """
+        with self.ghosts:
+            prompts = self._batch(prompt, step)
+            if isinstance(self.module, RLModule):
+                self._update(prompts, step)
+            else:
+                self._learn(prompts, step)
+            del prompts
+            return self._moments()
+
+    def sampled_together(self, prompt: PromptBatch, step: Step) -> int:
+        """Return how many questions are sampled at once."""
+        assert isinstance(self.module.rollout, InProcess)
+        few = PromptBatch(
+            input_ids=prompt.input_ids.expand(step.questions, -1),
+            attention_mask=prompt.attention_mask.expand(step.questions, -1),
+            vision={},
+            questions=prompt.questions * step.questions,
+        )
+        once = self.policy.keeps_prompts_once
+        budget = self.module.rollout.batch_tokens
+        part = next(in_process.parts(few, step.group_size, step.completion, budget, once))
+        return len(part.questions)
+
+    def _batch(self, prompt: PromptBatch, step: Step) -> PromptBatch:
+        self.stage.enter("batch", parts.PICTURES)
+        self.ledger.moments.clear()
+        vision = {name: self.ghosts.ghost(value) for name, value in prompt.vision.items()}
+        prompts = replace(prompt, vision=vision)
+        return self.policy.select(prompts, [0] * step.questions) if step.questions > 1 else prompts
+
+    def _moments(self) -> dict[str, Peak]:
+        self.ledger.enter("", parts.LANGUAGE)
+        moments = dict(self.ledger.moments)
+        moments.pop("", None)
+        return moments
+
+    # Sampling.
+
+    def _sample(self, prompts: PromptBatch, step: Step) -> None:
+        self.stage.enter(SAMPLING, parts.LANGUAGE)
+        sampling = replace(self.module.sampling, max_new_tokens=min(step.completion, _STEPS))
+        with _script(self, step.completion):
+            self.module.rollout.sample(self.policy, prompts, step.group_size, sampling, 0)
+
+    def skip(self, state: ReadState, tokens: int) -> ReadState:
+        """Return a state whose rows have said so many tokens more."""
+        rows = len(state.position)
+        with self.ledger.unnoticed(), self.ledger.during(parts.COMPLETION_CACHE):
+            for index, layer in enumerate(state.cache.layers):
+                said = getattr(layer, "said_keys", None)
+                keys, values = layer.keys if said is None else said, layer.values
+                values = getattr(layer, "said_values", values)
+                state.cache.update(
+                    keys.new_empty(rows, keys.shape[1], tokens, keys.shape[3]),
+                    values.new_empty(rows, values.shape[1], tokens, values.shape[3]),
+                    index,
+                )
+            seen = torch.ones(rows, tokens, dtype=torch.bool)
+            mask = torch.cat([state.mask, seen], dim=1)
+        return replace(state, mask=mask, position=state.position + tokens)
+
+    # Updating.
+
+    def _update(self, prompts: PromptBatch, step: Step) -> None:
+        assert isinstance(self.module, RLModule)
+        module, shape = self.module, (step.questions * step.group_size, step.completion)
+        self.stage.enter(UPDATE, parts.LANGUAGE)
+        rollouts = _rollouts(shape, step.group_size, logprobs=torch.zeros(shape))
+        live = range(step.questions)
+        limits = step.micro_batch, module.update.micro_batch_tokens
+        reference = None
+        if module.algorithm.needs_reference:
+            with self.policy.reference():
+                part = next(parts_of(self.policy, prompts, rollouts, live, *limits))
+                score_in_micro_batches(
+                    self.policy,
+                    prompts,
+                    rollouts,
+                    part.questions,
+                    limits[0],
+                    module.sampling,
+                    limits[1],
+                )
+            reference = torch.zeros(shape)
+        scored = ScoredRollouts(
+            rollouts=rollouts,
+            verdicts=(),
+            rewards=torch.zeros(step.questions, step.group_size),
+            advantages=torch.zeros(shape),
+            old_logprobs=torch.zeros(shape),
+            ref_logprobs=reference,
+        )
+        share = list(live)[: -(-step.questions // module.update.mini_batches)]
+        settings = replace(module.update, micro_batch_size=step.micro_batch)
+        loss = UpdateLoss(
+            self.policy,
+            module.algorithm,
+            module.sampling,
+            settings,
+            prompts,
+            scored,
+            frozenset(live),
+        )
+        passes = list(parts_of(self.policy, prompts, rollouts, share, *limits))
+        self._accumulate(len(passes) > 1)
+        losses = loss.parts(share, loss.normaliser(share))  # Holds its micro-batch meanwhile.
+        self._backward(next(losses).loss)
+
+    def _learn(self, prompts: PromptBatch, step: Step) -> None:
+        """Rehearse a step of the cold start."""
+        self.stage.enter(UPDATE, parts.LANGUAGE)
+        given = _rollouts((step.questions, step.completion), 1, logprobs=None)
+        batch = replace(prompts, targets=given.tokens, target_mask=given.mask)
+        limits = step.micro_batch, self.module.update.micro_batch_tokens
+        passes = list(parts_of(self.policy, batch, given, range(step.questions), *limits))
+        self._accumulate(len(passes) > 1)
+        self._backward(self._loss_of(batch, passes[0].questions))
+
+    def _loss_of(self, batch: PromptBatch, rows: list[int]) -> Tensor:
+        part = self.policy.select(batch, rows)
+        return -self.policy.logprobs(part, part.given_completions()).sum()
+
+    def _accumulate(self, several: bool) -> None:
+        """Let gradients of earlier passes be there, if there are any."""
+        self.stage.enter(UPDATE, parts.GRADIENTS)
+        if several:
+            for parameter in self.module.trainable_parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        self.stage.enter(UPDATE, parts.LANGUAGE)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.ledger.enter(f"{UPDATE}: back to the loss", parts.LOGITS)
+        torch.autograd.backward(loss)
+        del loss
+        self.stage.enter(f"{UPDATE}: optimiser", parts.OPTIMISER)
+        self._take_step()
+
+    # The optimiser.
+
+    def _optimizer(self, foreach: bool) -> Optimizer:
+        optimizer = self.module.optimizer(self.module.parameter_groups())
+        for group in optimizer.param_groups:
+            if foreach and group.get("foreach", False) is None and not group.get("fused"):
+                group["foreach"] = True
+        return optimizer
+
+    def _take_step(self) -> None:
+        trained = self.module.trainable_parameters()
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            self.ledger.assign(parameter.grad, parts.GRADIENTS)
+        torch.nn.utils.clip_grad_norm_(trained, self.module.update.clip_norm)
+        if type(self.optimizer).__module__.startswith("bitsandbytes"):
+            self._states = self._states or _states_of_bitsandbytes(self.optimizer, trained)
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def _states_of_bitsandbytes(optimizer: Any, trained: Sequence[Tensor]) -> list[Tensor]:
+    """Return what an optimiser of bitsandbytes keeps; its own step would need a card.
+
+    Small tensors keep their states in float32, the others in 8 bits with a scale for each block
+    of 256 where the optimiser does so. Paged states are counted too: they are moved to the host
+    only when the card is full.
+    """
+    from bitsandbytes.optim.optimizer import Optimizer2State
+
+    settings, kept = optimizer.args, []
+    for parameter in trained:
+        for _ in range(2 if isinstance(optimizer, Optimizer2State) else 1):
+            small = parameter.numel() < settings.min_8bit_size or settings.optim_bits == 32
+            kept.append(torch.zeros_like(parameter, dtype=torch.float32 if small else torch.uint8))
+            if not small:
+                kept.append(torch.zeros(-(-parameter.numel() // 256)))
+    return kept
+
+
+def unloaded_twin(module: PolicyModule) -> PolicyModule:
+    """Return a run of the same settings, whose policy may be loaded in place of the other's."""
+    if any(True for _ in module.policy.parameters()):
+        raise ValueError("the policy is loaded already; plan before that.")
+    module, policy = copy.copy(module), copy.copy(module.policy)
+    for twin in (module, policy):
+        for name in ("_modules", "_parameters", "_buffers"):
+            vars(twin)[name] = dict(vars(twin)[name])
+    module.policy = policy
+    return module
+
+
+def _rollouts(shape: tuple[int, int], group_size: int, logprobs: Tensor | None) -> Rollouts:
+    """Return completions of full length, all of them different."""
+    rows = shape[0]
+    tokens = torch.zeros(shape, dtype=torch.int64)
+    tokens[:, 0] = torch.arange(rows)
+    return Rollouts(
+        tokens=tokens,
+        mask=torch.ones(shape, dtype=torch.bool),
+        logprobs=logprobs,
+        texts=("",) * rows,
+        truncated=torch.ones(rows, dtype=torch.bool),
+        group_size=group_size,
+    )
+
+
+@contextmanager
+def _script(rehearsal: Rehearsal, length: int) -> Iterator[None]:
+    """Decide what ghosts cannot: which tokens are drawn, and that most steps are left out.
+
+    All completions of a question part at the first token. One of them ends a step before the
+    last, for which the cache of the others is copied: the most that sampling ever keeps.
+    """
+    choose, divide, policy = in_process._choose, in_process.parts, rehearsal.policy
+    read_on, decoding = policy.read_on, [0]
+
+    def scripted(scores: Tensor, row: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        drawn, logprobs = choose(scores, row, *rest)
+        tokens = _some_tokens(policy, len(drawn))
+        if len(drawn) > 1 and decoding[0] == min(length, _STEPS) - 2:
+            tokens[-1] = policy.end_token_ids[0]
+        rehearsal.ledger.part = parts.COMPLETION_CACHE
+        return tokens, logprobs
+
+    def skipping(state: ReadState, *rest: Any) -> Any:
+        decoding[0] += 1
+        if decoding[0] == 2 and length > _STEPS:
+            state = rehearsal.skip(state, length - _STEPS)
+        return read_on(state, *rest)
+
+    def in_full(prompts: Any, group_size: int, new_tokens: int, *rest: Any) -> Any:
+        decoding[0] = 0
+        yield next(divide(prompts, group_size, length, *rest))
+
+    policy.read_on = skipping  # type: ignore[method-assign]
+    in_process._choose, in_process.parts = scripted, in_full
+    try:
+        yield
+    finally:
+        in_process._choose, in_process.parts = choose, divide
+        del policy.read_on
+
+
+def _some_tokens(policy: HFVisionLanguagePolicy, count: int) -> Tensor:
+    """Return tokens none of which ends a completion, all different."""
+    tokens = torch.arange(count + len(policy.end_token_ids))
+    return tokens[~torch.isin(tokens, torch.tensor(policy.end_token_ids))][:count]

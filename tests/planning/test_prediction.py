@@ -1,0 +1,94 @@
+"""Predicted against measured peaks, and models with few layers against whole ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from spatial_ssrl.algorithms import GRPO
+from spatial_ssrl.planning import GhostSource, Predictor, Step, prediction
+from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, SamplingSettings
+from spatial_ssrl.policies.quantization import QuantSettings
+from spatial_ssrl.training import RLModule, UpdateSettings
+from support.tiny_models import random_question, tiny_model, tiny_processor, write_tiny
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from measured_memory import ByLength, measure  # the oracle of the benchmark
+
+ADAPTATIONS: dict[str, dict[str, Any]] = {
+    "lora": {"lora": LoraSettings(rank=16)},
+    "qlora": {"lora": LoraSettings(rank=16), "quantization": QuantSettings()},
+    "full": {},
+}
+
+
+def run_of(folder: Path, adaptation: str, step: Step) -> RLModule:
+    policy = HFVisionLanguagePolicy(str(folder), **ADAPTATIONS[adaptation])
+    return RLModule(
+        policy,
+        GRPO(kl_coefficient=0.01),
+        verifier=ByLength(),
+        group_size=step.group_size,
+        sampling=SamplingSettings(max_new_tokens=step.completion),
+        update=UpdateSettings(micro_batch_size=step.micro_batch, self_check=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "adaptation"),
+    [("qwen2_5_vl", "qlora"), ("idefics3", "lora"), ("llava", "full")],
+)
+def test_predictions_are_within_15_per_cent_of_measured_peaks(
+    family: str, adaptation: str, tmp_path: Path
+) -> None:
+    folder, step = write_tiny(tmp_path / "model", family), Step(2, 4, 48, 1)
+    module, question = run_of(folder, adaptation, step), random_question(3)
+    source = GhostSource(
+        str(folder), config=AutoConfig.from_pretrained(folder), processor=module.policy.processor
+    )
+    prompt = module.policy.collator()([question])
+    predicted = Predictor(module, source).predict(prompt, step)
+    end = module.policy.tokenizer.eos_token_id
+    del prompt, module, source
+    measured = measure(run_of(folder, adaptation, step), [question] * 2, tmp_path, end)
+    assert predicted.sampling is not None
+    assert predicted.update.total == pytest.approx(measured["update"], rel=0.15)
+    assert predicted.sampling.total == pytest.approx(measured["sampling"], rel=0.15)
+
+
+def test_few_layers_tell_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = tiny_processor()
+    config = tiny_model(processor).config
+    config.text_config.num_hidden_layers = 9
+    config.text_config.layer_types = ["full_attention"] * 9
+    config.vision_config.depth = 7
+    source = GhostSource("model", config=config, processor=processor)
+    policy = HFVisionLanguagePolicy("model", lora=LoraSettings(rank=4))
+    policy._processor = processor
+    module = RLModule(policy, GRPO(), group_size=4)
+    prompt, step = policy.collator()([random_question(2)]), Step(3, 4, 100, 2)
+    extended = Predictor(module, source).predict(prompt, step)
+    monkeypatch.setattr(prediction, "_WHOLE", 100)
+    whole = Predictor(module, source).predict(prompt, step)
+    assert extended.sampling is not None
+    assert whole.sampling is not None
+    assert extended.update.total == pytest.approx(whole.update.total, rel=0.02)
+    assert extended.sampling.total == pytest.approx(whole.sampling.total, rel=0.02)
+
+
+def test_planning_leaves_the_run_as_it_was() -> None:
+    processor = tiny_processor()
+    source = GhostSource("model", config=tiny_model(processor).config, processor=processor)
+    policy = HFVisionLanguagePolicy("model", lora=LoraSettings(rank=4))
+    policy._processor = processor
+    module = RLModule(policy, GRPO(), group_size=2)
+    Predictor(module, source).predict(policy.collator()([random_question(1)]), Step(1, 2, 9, 1))
+    assert not list(policy.parameters())
+    assert policy._model is None
+    assert torch.zeros(1).device.type == "cpu"
+    assert not torch.zeros(1).is_meta
