@@ -170,6 +170,9 @@ class SpatialCLI(LightningCLI):
         return f"{keys[0]} ({cls.__name__})" if keys else cls.__name__
 
 
+C = TypeVar("C", bound=SpatialCLI)
+
+
 def _class_paths(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield the key of each component in a config and its class name."""
     if isinstance(config, list):
@@ -212,12 +215,22 @@ def build_data(args: list[str]) -> LightningDataModule:
     return data
 
 
-def _build(args: list[str], run: bool) -> SpatialCLI:
+def build(args: list[str], cls: type[C]) -> C:
+    """Build what a run is made of, without running it.
+
+    Args:
+        args: Options of a Trainer command, without the command.
+        cls: Builds it.
+    """
+    return _build(args, False, cls)
+
+
+def _build(args: list[str], run: bool, cls: type[C] = SpatialCLI) -> C:  # type: ignore[assignment]
     check_configs(args)
     # Where the Trainer looks for the command of the further processes that it starts.
     argv, sys.argv = sys.argv, [sys.argv[0], *args]
     try:
-        return SpatialCLI(None, run=run)
+        return cls(None, run=run)
     except Exception as error:
         if isinstance(error, SpatialSSRLError) or not ran_out_of_memory(error):
             raise

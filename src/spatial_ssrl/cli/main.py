@@ -76,6 +76,11 @@ COMMANDS = {
         "train what a config file describes; any value can be overridden",
         "spatial-ssrl fit -c run.yaml --trainer.max_steps 100",
     ),
+    "plan": Command(
+        "predict the memory a config needs, and what is the largest that fits a card",
+        "spatial-ssrl plan -c run.yaml --gpu 24GB",
+        "spatial_ssrl.cli.plan:run",
+    ),
     "validate": Command(
         "measure a checkpoint on held-out questions",
         "spatial-ssrl validate -c run.yaml --ckpt_path last.ckpt",
@@ -174,7 +179,11 @@ def _run(words: list[str]) -> int:
         raise UsageError(f"{name!r} is not a command.{hint}")
     _quieten()
     try:
-        if command.function:
+        if name == "plan":  # Its options are those of `fit`, and some of its own.
+            from spatial_ssrl.cli import plan
+
+            plan.run(rest)
+        elif command.function:
             options = spelled_out(rest, command.bare, command.many, command.flags)
             _call(name, command.function, options)
         else:

@@ -1,0 +1,158 @@
+"""`spatial-ssrl plan`: the memory a run needs, and how large it may be on a card."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from rich.console import Console
+
+from spatial_ssrl.cli.errors import UsageError
+from spatial_ssrl.cli.files import check_writable
+from spatial_ssrl.cli.fit import SpatialCLI, build
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.data import PretextDataModule
+from spatial_ssrl.planning import limits
+from spatial_ssrl.planning.fitting import fitted
+from spatial_ssrl.planning.plan import Planner
+from spatial_ssrl.planning.report import report
+from spatial_ssrl.planning.sizes import memory_size
+from spatial_ssrl.training import PolicyModule
+
+_HELP = """usage: spatial-ssrl plan -c CONFIG [--gpu SIZE] [--write FILE] [options of fit]
+
+Predict the peak memory of a run by part, before anything is downloaded or allocated: needs no
+GPU, no network and no weights. With a card, also the largest group, completion, picture and
+micro-batch that fit it.
+
+  -c, --config FILE  config of the run, as for fit; any value can be overridden
+  --gpu SIZE         memory of the card, such as 24GB or 16GiB; "cpu" predicts for a CPU
+  --write FILE       write a config that fits the card, for `spatial-ssrl fit -c FILE`
+  -h, --help         show this
+"""
+
+
+class PlanCLI(SpatialCLI):
+    """Builds what a config names on a machine that may be unlike the one it is for."""
+
+    processes = 1
+
+    def before_instantiate_classes(self) -> None:
+        """Ask for no device, and remember how many processes the run will have."""
+        super().before_instantiate_classes()
+        self.asked = self.config.clone()
+        trainer = self.config.trainer
+        self.processes = _processes(trainer)
+        for name, value in (
+            ("accelerator", "cpu"),
+            ("devices", 1),
+            ("num_nodes", 1),
+            ("strategy", "auto"),
+            ("precision", None),
+            ("callbacks", None),
+            ("logger", False),
+        ):
+            trainer[name] = value
+
+
+def run(words: list[str]) -> None:
+    """Run `plan`.
+
+    Args:
+        words: The options after the word.
+
+    Raises:
+        SpatialSSRLError: If an argument, a file or a value is at fault; one line.
+    """
+    rest, own = _own_options(words, ("--gpu", "--write"))
+    if "-h" in rest or "--help" in rest:
+        print(_HELP, end="")
+        return
+    if not any(word.partition("=")[0] in ("-c", "--config") for word in rest):
+        raise UsageError("plan needs the config of a run, such as plan -c run.yaml.")
+    gpu, target = own.get("--gpu"), own.get("--write")
+    on_cpu = gpu is not None and gpu.lower() == "cpu"
+    capacity = None if gpu is None or on_cpu else memory_size(gpu)
+    if target is not None:
+        if capacity is None:
+            raise UsageError("--write needs a card to fit, such as --gpu 24GB.")
+        check_writable("--write", Path(target).parent)
+    for name in ("lightning.pytorch", "lightning.fabric"):  # Devices and seeds are no concern here.
+        logging.getLogger(name).setLevel(logging.WARNING)
+    cli = build(rest, PlanCLI)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # What other libraries say of training is for training.
+        planner = _planner(cli, cuda=not on_cpu)
+        prediction = planner.predict()
+        found = [] if capacity is None else limits.limits(planner, capacity)
+        Console().print(report(planner, prediction, capacity, found))
+        if target is None or capacity is None:
+            return
+        changes = fitted(planner, capacity)
+        _write(Path(target), cli, changes)
+        said = ", ".join(f"{key} {value}" for key, value in changes.items()) or "as it was"
+        print(f"{target}: {said}")
+
+
+def _planner(cli: PlanCLI, cuda: bool) -> Planner:
+    if not isinstance(cli.model, PolicyModule) or not isinstance(cli.datamodule, PretextDataModule):
+        raise ConfigError("plan reads runs of RLModule or SFTModule on a PretextDataModule.")
+    assert isinstance(cli.trainer, Trainer)
+    planner = Planner(cli.model, cli.datamodule, cli.processes, cuda)
+    precision = str(cli.asked.trainer.precision)
+    if "mixed" in precision:
+        planner.assumed += (f"precision: {precision} is counted without its conversions",)
+    return planner
+
+
+def _processes(trainer: Namespace) -> int:
+    devices = trainer.devices
+    if isinstance(devices, list):
+        count = len(devices)
+    elif isinstance(devices, str) and devices.isdigit():
+        count = int(devices)
+    else:
+        count = devices if isinstance(devices, int) and devices > 0 else 1
+    return count * int(trainer.num_nodes or 1)
+
+
+def _own_options(words: list[str], names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """Part words into those for the run and the values of our own options."""
+    rest: list[str] = []
+    own: dict[str, str] = {}
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in names:
+            rest.append(word)
+            continue
+        if not equals:
+            if not queue or queue[0].startswith("-"):
+                raise UsageError(f"{name} needs a value.")
+            value = queue.pop(0)
+        own[name] = value
+    return rest, own
+
+
+def _write(path: Path, cli: PlanCLI, changes: dict[str, Any]) -> None:
+    """Write the config of a run with some values changed, whole or not at all."""
+    config = cli.asked.clone()
+    for key, value in changes.items():
+        head, *inner = key.split(".")
+        place = config[head]
+        for name in inner[:-1]:
+            place = place.init_args[name]
+        place = getattr(place, "init_args", place) if "class_path" in place else place
+        place[inner[-1]] = value
+    text = cli.parser.dump(config, skip_check=True, skip_none=False)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(text)
+    Path(file.name).replace(path)

@@ -1,0 +1,174 @@
+"""What a run needs, and how much larger it may be."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, replace
+
+from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.data import PretextDataModule
+from spatial_ssrl.planning.known import find_model
+from spatial_ssrl.planning.prediction import Prediction, Predictor
+from spatial_ssrl.planning.questions import LargestQuestion, largest_question
+from spatial_ssrl.planning.rehearsal import Step, unloaded_twin
+from spatial_ssrl.planning.source import GhostSource
+from spatial_ssrl.policies.adapters import LoraSettings
+from spatial_ssrl.policies.collate import PromptCollator
+from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
+from spatial_ssrl.training import PolicyModule, RLModule
+
+# What a card holds besides tensors, which cannot be rehearsed. Assumptions, not measurements.
+CUDA_CONTEXT = 600 * 2**20  # driver, kernels and the workspaces of libraries
+FRAGMENTATION = 0.05  # share of all tensors that the allocator reserves and cannot use
+
+# Rank of an adapter that is not there yet: that of the cold start that comes with the library.
+_RANK = 128
+
+# Tokens of a worked answer of the cold start.
+_WORKED_ANSWER = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Overheads:
+    """Memory of a card that is not that of tensors.
+
+    Args:
+        context: Bytes of the CUDA context.
+        fragmentation: Bytes that are reserved and not used.
+    """
+
+    context: int
+    fragmentation: int
+
+    @staticmethod
+    def of(tensors: int, cuda: bool) -> Overheads:
+        """Return what is assumed beside so many bytes of tensors."""
+        return Overheads(CUDA_CONTEXT, int(FRAGMENTATION * tensors)) if cuda else Overheads(0, 0)
+
+    @property
+    def total(self) -> int:
+        """Both, in bytes."""
+        return self.context + self.fragmentation
+
+
+class Planner:
+    """Predicts the memory of a run and of runs like it.
+
+    Args:
+        module: The run, its policy not loaded.
+        data: Its data.
+        processes: How many share each batch.
+        cuda: Whether it runs on a card: 4-bit weights are then multiplied in bfloat16, and the
+            overheads of a card are added.
+
+    Raises:
+        ConfigError: If the policy cannot be rehearsed, or its model's sizes are not at hand.
+    """
+
+    def __init__(
+        self, module: PolicyModule, data: PretextDataModule, processes: int = 1, cuda: bool = True
+    ) -> None:
+        policy = module.policy
+        if not isinstance(policy, HFVisionLanguagePolicy):
+            raise ConfigError(
+                f"model.policy is a {type(policy).__name__}; plan knows transformers models only."
+            )
+        self.module, self.data, self.cuda = unloaded_twin(module), data, cuda
+        twin = self.module.policy
+        assert isinstance(twin, HFVisionLanguagePolicy)
+        self.policy = twin
+        settings = self.policy.quantization
+        if cuda and settings is not None and settings.compute_dtype == "auto":
+            self.policy.quantization = replace(settings, compute_dtype="bfloat16")
+        self.source: GhostSource | None = None
+        self.assumed: tuple[str, ...] = ()
+        if self.policy.source:
+            self.source, self.assumed = find_model(policy._source())
+            self.policy._processor = self.source.processor
+        self.assumed += _adapter_taken_as_fresh(self.policy)
+        self.question = self._largest(self.policy.max_pixels)
+        self.assumed += self.question.assumed
+        self.step = _step_of(self.module, -(-data.batch_size // processes))
+        self._predictor = self._new_predictor()
+        self._known: dict[tuple[Step, int | None], Prediction] = {}
+
+    @property
+    def largest_picture(self) -> int:
+        """Pixels of the largest picture of the question, as the data give it."""
+        images = self.question.prompt.questions[0].images
+        return max(image.shape[0] * image.shape[1] for image in images)
+
+    @property
+    def picture(self) -> int:
+        """Most pixels of a picture as the policy scales it."""
+        return min(self.largest_picture, self.policy.max_pixels or self.largest_picture)
+
+    def predict(self, step: Step | None = None, max_pixels: int | None = None) -> Prediction:
+        """Return the peaks of a step; by default of that which the run takes.
+
+        Args:
+            step: How large it is.
+            max_pixels: Bound of pictures, in place of the policy's.
+        """
+        step = step or self.step
+        known = self._known.get((step, max_pixels))
+        if known is None:
+            prompt = self.question.prompt
+            if max_pixels is not None:
+                prompt = self._largest(max_pixels).prompt
+            known = self._predictor.predict(prompt, step)
+            self._known[step, max_pixels] = known
+        return known
+
+    def with_checkpointing(self) -> Planner:
+        """Return a planner of the run with recomputed activations."""
+        other = copy.copy(self)
+        other.module = unloaded_twin(self.module)
+        policy = other.module.policy
+        assert isinstance(policy, HFVisionLanguagePolicy)
+        policy.gradient_checkpointing = True
+        other.policy, other._known = policy, {}
+        other._predictor = other._new_predictor()
+        return other
+
+    def needed(self, prediction: Prediction) -> int:
+        """Return the bytes a card must have."""
+        tensors = prediction.peak.total
+        return tensors + Overheads.of(tensors, self.cuda).total
+
+    def _new_predictor(self) -> Predictor:
+        return Predictor(self.module, self.source, self.cuda)
+
+    def _largest(self, max_pixels: int | None) -> LargestQuestion:
+        policy = self.policy
+        collate = PromptCollator(
+            policy.processor, getattr(self.module, "answer_of", None), policy.min_pixels, max_pixels
+        )
+        return largest_question(self.data, collate)
+
+
+def _step_of(module: PolicyModule, questions: int) -> Step:
+    learns = isinstance(module, RLModule)
+    return Step(
+        questions=questions,
+        group_size=module.group_size if isinstance(module, RLModule) else 1,
+        completion=module.sampling.max_new_tokens if learns else _WORKED_ANSWER,
+        micro_batch=min(module.update.micro_batch_size, questions),
+    )
+
+
+def _adapter_taken_as_fresh(policy: HFVisionLanguagePolicy) -> tuple[str, ...]:
+    """Let a policy that starts from a saved adapter have one as large; say how large."""
+    if policy.adapter is None:
+        return ()
+    path = policy.adapter / "adapter_config.json"
+    settings = LoraSettings(rank=_RANK) if policy.lora is None else policy.lora
+    if path.is_file():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        settings = replace(settings, rank=int(saved["r"]))
+        said = f"adapter: rank {settings.rank}, of {policy.adapter}, on {settings.target_modules}"
+    else:
+        said = f"adapter: {policy.adapter} is not there yet; rank {settings.rank} is assumed"
+    policy.adapter, policy.lora = None, settings
+    return (said,)

@@ -1,0 +1,99 @@
+"""`spatial-ssrl plan`: from a config to a table and a config that fits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spatial_ssrl.cli.main import main
+from support.tiny_models import write_tiny
+
+RUN = """
+data:
+  class_path: PretextDataModule
+  init_args:
+    images: [{{class_path: ImageFolder, init_args: {{folder: nowhere, size: 96}}}}]
+    tasks: [FlippedPatch]
+    batch_size: 4
+model:
+  class_path: RLModule
+  init_args:
+    policy:
+      class_path: HFVisionLanguagePolicy
+      init_args: {{model: {model}, lora: {{rank: 4}}}}
+    algorithm: GRPO
+    group_size: 4
+    sampling: {{max_new_tokens: 64}}
+    update: {{micro_batch_size: 4}}
+trainer: {{max_steps: 1, accelerator: gpu, devices: 2, strategy: ddp, default_root_dir: out}}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the config of a run whose model has no weights here, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["spatial-ssrl"])
+    folder = write_tiny(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    config = tmp_path / "run.yaml"
+    config.write_text(RUN.format(model=folder))
+    return config
+
+
+def test_a_run_is_planned_without_its_weights_and_pictures(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "-c", str(run), "--gpu", "1GB", "--write", "fits.yaml"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("weights", "adapters", "optimiser state", "scoring activations"):
+        assert re.search(rf"{part}\s", shown), part
+    assert "Fits 1.00 GiB" in shown
+    assert "2 questions a process" in shown, "two processes share the four questions"
+    assert re.search(r"group size\W+4\W+16\+", shown)
+    written = yaml.safe_load(Path("fits.yaml").read_text())
+    assert written["trainer"]["devices"] == 2
+    assert written["trainer"]["accelerator"] == "gpu"
+    assert written["model"]["init_args"]["update"]["micro_batch_size"] == 4
+    assert main(["fit", "-c", "fits.yaml", "--print_config"]) == 0
+
+
+def test_a_run_that_does_not_fit_is_written_so_that_it_does(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a card with hardly more room than its overheads, passes become smaller."""
+    assert main(["plan", "-c", str(run), "--gpu", "608MiB", "--write", "fits.yaml"]) == 0
+    assert "Does not fit" in capsys.readouterr().out
+    model = yaml.safe_load(Path("fits.yaml").read_text())["model"]["init_args"]
+    assert model["update"]["micro_batch_size"] == 1
+    assert main(["plan", "-c", "fits.yaml", "--gpu", "608MiB"]) == 0
+    assert "Fits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "plan needs the config of a run"),
+        (["-c", "run.yaml", "--gpu", "large"], "write it as 24GB"),
+        (["-c", "run.yaml", "--gpu"], "--gpu needs a value"),
+        (["-c", "run.yaml", "--write", "out.yaml"], "--write needs a card"),
+        (["-c", "none.yaml"], "there is no file 'none.yaml'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    options: list[str], said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_model_that_is_nowhere_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = run.read_text().replace(str(run.parent / "model"), "someone/model")
+    run.write_text(config)
+    assert main(["plan", "-c", str(run)]) == 2
+    assert "'someone/model' is not a folder with a config.json" in capsys.readouterr().err
