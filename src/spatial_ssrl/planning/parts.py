@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.planning.ledger import Ledger
@@ -58,11 +59,7 @@ class Stage:
         self.rest = LANGUAGE  # what is neither vision nor logits
         network = policy.network
         book_model(policy, ledger)
-        try:
-            tower: nn.Module | None = families.vision_tower(network)[1]
-        except ConfigError:
-            tower = None
-        if tower is not None:
+        for tower in _vision_towers(network):
             tower.register_forward_pre_hook(self._entering("vision", VISION))
             tower.register_forward_hook(self._left("vision", VISION))
             self._follow(tower, "vision", VISION)
@@ -135,6 +132,15 @@ def book_model(policy: HFVisionLanguagePolicy, ledger: Ledger) -> None:
                 if isinstance(tensor, Tensor):
                     ledger.assign(tensor, QUANTISATION)
             state = state.state2
+
+
+def _vision_towers(network: PreTrainedModel) -> list[nn.Module]:
+    try:
+        names = families.freeze_groups(network)["vision_tower"]
+    except ConfigError:  # What no family describes counts as language model.
+        return []
+    modules = dict(network.named_modules())
+    return [modules[name] for name in names if name in modules]
 
 
 def _stacks(tower: nn.Module) -> list[nn.ModuleList]:

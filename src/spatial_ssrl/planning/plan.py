@@ -14,8 +14,8 @@ from spatial_ssrl.planning.questions import LargestQuestion, largest_question
 from spatial_ssrl.planning.rehearsal import Step, unloaded_twin
 from spatial_ssrl.planning.source import GhostSource
 from spatial_ssrl.policies.adapters import LoraSettings
-from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
+from spatial_ssrl.policies.pixel_budget import PixelBudget
 from spatial_ssrl.training import PolicyModule, RLModule
 
 # What a card holds besides tensors, which cannot be rehearsed. Assumptions, not measurements.
@@ -84,8 +84,9 @@ class Planner:
         self.source: GhostSource | None = None
         self.assumed: tuple[str, ...] = ()
         if self.policy.source:
-            self.source, self.assumed = find_model(policy._source())
-            self.policy._processor = self.source.processor
+            source, self.assumed = find_model(policy._source())
+            self.source = source
+            twin._source = lambda: source  # type: ignore[method-assign]
         self.assumed += _adapter_taken_as_fresh(self.policy)
         self.question = self._largest(self.policy.max_pixels)
         self.assumed += self.question.assumed
@@ -141,10 +142,12 @@ class Planner:
         return Predictor(self.module, self.source, self.cuda)
 
     def _largest(self, max_pixels: int | None) -> LargestQuestion:
-        policy = self.policy
-        collate = PromptCollator(
-            policy.processor, getattr(self.module, "answer_of", None), policy.min_pixels, max_pixels
-        )
+        policy = unloaded_twin(self.module).policy
+        assert isinstance(policy, HFVisionLanguagePolicy)
+        if max_pixels != policy.max_pixels:
+            least = None if policy.min_pixels is None else min(policy.min_pixels, max_pixels or 0)
+            policy._processor, policy._pixels = None, PixelBudget(least or None, max_pixels)
+        collate = policy.collator(getattr(self.module, "answer_of", None))
         return largest_question(self.data, collate)
 
 

@@ -250,7 +250,7 @@ class Rehearsal:
     # The optimiser.
 
     def _optimizer(self, foreach: bool) -> Optimizer:
-        optimizer = self.module.optimizer(self.module.parameter_groups())
+        optimizer = self.module._new_optimizer()
         for group in optimizer.param_groups:
             if foreach and group.get("foreach", False) is None and not group.get("fused"):
                 group["foreach"] = True

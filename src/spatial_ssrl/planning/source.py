@@ -49,7 +49,7 @@ class GhostSource(ModelSource):
         """
         from transformers.initialization import no_init_weights
 
-        config, dtype = copy.deepcopy(self.config), extra.get("dtype", "auto")
+        config, dtype = self._image_text_config(), extra.get("dtype", "auto")
         with no_init_weights():
             model: PreTrainedModel = AutoModelForImageTextToText.from_config(
                 config, **({} if dtype == "auto" else {"dtype": dtype})
@@ -61,9 +61,13 @@ class GhostSource(ModelSource):
         return model.eval()
 
     def build_processor(self) -> ProcessorMixin:
-        """Return the processor."""
+        """Return a copy of the processor, which policies may set up as they like."""
         assert self.processor is not None
-        return self.processor
+        return copy.deepcopy(self.processor)
+
+    def _image_text_config(self) -> PretrainedConfig:
+        assert self.config is not None
+        return copy.deepcopy(self.config)
 
 
 def ready_bitsandbytes() -> None:
