@@ -21,8 +21,7 @@ from spatial_ssrl.policies import HFVisionLanguagePolicy, PromptCollator, TinyVL
 from spatial_ssrl.policies.pixel_budget import PixelBudget, smallest_pixels
 from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit
 from spatial_ssrl.tasks import CroppedInpainting, FlippedPatch
-from support.tiny_models import random_question, tiny_processor
-from support.tiny_processors import PROCESSORS, processor_of
+from support.tiny_models import FAMILIES, random_question, tiny_processor
 
 SAMPLES = os.environ.get("SPATIAL_SSRL_SAMPLES", "")
 
@@ -45,9 +44,9 @@ def budget(processor: ProcessorMixin, limit: int | None, **settings: Any) -> Pro
     return PromptBudget(PromptCollator(processor), PromptLimit(limit, longer), **settings)
 
 
-@pytest.mark.parametrize("family", PROCESSORS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_rejected_is_what_the_processor_makes_too_long(family: str) -> None:
-    processor = processor_of(family)
+    processor = tiny_processor(family)
     fit = budget(processor, None)
     for seed, count in enumerate((1, 1, 2, 3, 5)):
         question = asked(count, seed)
@@ -62,7 +61,7 @@ def test_what_is_rejected_is_what_the_processor_makes_too_long(family: str) -> N
 
 
 def test_a_picture_alone_may_take_more_tokens_than_in_company() -> None:
-    processor = processor_of("llava_onevision")  # cuts only single pictures into tiles
+    processor = tiny_processor("llava_onevision")  # cuts only single pictures into tiles
     fit, picture = budget(processor, None), np.zeros((100, 200, 3), dtype=np.uint8)
     for count in (1, 3, 1):
         question = replace(random_question(count), images=(picture,) * count)
@@ -74,9 +73,9 @@ def test_a_picture_alone_may_take_more_tokens_than_in_company() -> None:
             fit(question)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"])
 def test_pictures_are_scaled_until_the_prompt_fits(family: str) -> None:
-    processor, scaled = processor_of(family), 0
+    processor, scaled = tiny_processor(family), 0
     fit = budget(processor, None)
     for seed, count in enumerate((1, 2, 3, 5, 1, 4)):
         question = asked(count, seed)
@@ -139,7 +138,7 @@ def test_text_that_is_too_long_by_itself_is_rejected() -> None:
 
 @pytest.mark.parametrize("family", ["llava", "idefics3", "gemma3"])
 def test_pictures_whose_tokens_do_not_depend_on_size_are_rejected(family: str) -> None:
-    processor, question = processor_of(family), asked(2, 0)
+    processor, question = tiny_processor(family), asked(2, 0)
     with pytest.raises(SceneRejected, match="longer than policy"):
         budget(processor, tokens_of(processor, question) - 1)(question)
 
@@ -227,10 +226,10 @@ def test_pictures_too_elongated_are_rejected(size: tuple[int, int]) -> None:
         budget(tiny_processor(), None)(question)
 
 
-@pytest.mark.parametrize("family", PROCESSORS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 60)])
 def test_tiny_pictures_are_read(family: str, size: tuple[int, int]) -> None:
-    processor = processor_of(family)
+    processor = tiny_processor(family)
     question = replace(random_question(1), images=(np.zeros((*size, 3), dtype=np.uint8),))
     tokens = tokens_of(processor, question)
     assert budget(processor, tokens, longer="reject")(question) is question
@@ -241,11 +240,11 @@ def test_tiny_pictures_are_read(family: str, size: tuple[int, int]) -> None:
 # What it costs.
 
 
-@pytest.mark.parametrize("family", PROCESSORS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_pictures_are_not_processed_to_be_measured(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processor = processor_of(family)
+    processor = tiny_processor(family)
     fit, calls = budget(processor, 5000), []
     kind = type(processor.image_processor)
     preprocess = kind.preprocess
@@ -259,7 +258,7 @@ def test_pictures_are_not_processed_to_be_measured(
     for seed in range(30):
         fit(replace(asked(2, seed), images=question.images))
     # Where the processor has no right rule of its own, it is run once for each size.
-    assert len(calls) <= (2 if family in ("smolvlm2", "llava_onevision") else 0)
+    assert len(calls) <= (2 if family in ("smolvlm", "llava_onevision", "tiny_vlm") else 0)
 
 
 def test_a_pickled_budget_decides_alike() -> None:
