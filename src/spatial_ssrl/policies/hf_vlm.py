@@ -173,7 +173,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         width = head_width(network.get_output_embeddings())
         without_text = range(len(self.tokenizer), width)
         self._unsayable = (*(token for token in self._media if token < width), *without_text)
-        self._model = self._adapted(network)
+        self._model, self._reference = self._adapted(network), Reference()
         if self.gradient_checkpointing:
             prepare_recomputation(network)
         self.eval()
