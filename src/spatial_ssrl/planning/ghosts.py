@@ -94,7 +94,7 @@ class _Values(TorchDispatchMode):
     """Decides for each operation whether it runs on numbers or on ghosts; counts its results."""
 
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self.busy = False
         self.known: dict[Any, Any] = {}
@@ -123,6 +123,8 @@ class _Values(TorchDispatchMode):
                 return _UNKNOWN[given[0].dtype.is_floating_point]
             if func is _aten.equal.default:
                 return True
+            if func is _aten._to_copy.default and _stays(given[0], kwargs):
+                return _aten.alias.default(given[0])
             if _is_4bit_product(func):
                 self.ledger.spike(_dequantised(args, kwargs))
             out = _on_ghosts(func, args, kwargs, self.known)
@@ -163,16 +165,16 @@ def _calls_answered(values: _Values) -> Iterator[None]:
     in which layers may be computed again.
     """
     attend = functional.scaled_dot_product_attention
-    true_device = torch.Tensor.device.__get__  # type: ignore[attr-defined]
+    true_device = torch.Tensor.device.__get__
     torch.Tensor.device = property(  # type: ignore[assignment]
         lambda tensor: true_device(tensor) if values.busy else _CPU
     )
-    functional.scaled_dot_product_attention = _attention  # type: ignore[assignment]
+    functional.scaled_dot_product_attention = _attention
     try:
         yield
     finally:
         functional.scaled_dot_product_attention = attend
-        del torch.Tensor.device  # type: ignore[misc]  # That of its base class is seen again.
+        del torch.Tensor.device
 
 
 def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
@@ -329,6 +331,12 @@ def _filled(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return func(like, *args[1:], **kwargs | {"device": _CPU})
 
 
+def _stays(tensor: Tensor, kwargs: dict[str, Any]) -> bool:
+    """Return whether a copy is asked for only because ghosts are seen on the CPU."""
+    device, dtype = kwargs.get("device"), kwargs.get("dtype") or tensor.dtype
+    return device is not None and device.type == "cpu" and dtype == tensor.dtype
+
+
 def _is_4bit_product(func: Any) -> bool:
     return bool(func.namespace == "bitsandbytes") and "gemm_4bit" in str(func)
 
@@ -340,4 +348,5 @@ def _dequantised(args: Any, kwargs: dict[str, Any]) -> int:
     """
     states, _, (rows, columns), absmax, block = args[:5]
     scales = rows * columns // block * absmax.element_size()
-    return rows * columns * states.element_size() + (scales if "absmax_8bit" in kwargs else 0)
+    unpacked: int = rows * columns * states.element_size()
+    return unpacked + int(scales if "absmax_8bit" in kwargs else 0)
