@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any, cast
+from typing import Any
 
 from huggingface_hub import constants
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -134,7 +134,7 @@ def _facts(model: str) -> dict[str, Any] | None:
 
 def _config_of(facts: dict[str, Any]) -> PretrainedConfig:
     settings = dict(facts["config"])
-    return cast(PretrainedConfig, AutoConfig.for_model(settings.pop("model_type"), **settings))
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
 class _Words(PreTrainedTokenizerFast):
@@ -177,7 +177,9 @@ def _stand_in(facts: dict[str, Any]) -> ProcessorMixin:
 def _counting_tokenizer(tokens: int) -> _Words:
     tokenizer = Tokenizer(models.WordLevel({"word": 0, **_MARKS}, unk_token="word"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    fast = _Words(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast = _Words(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     fast.add_special_tokens({"additional_special_tokens": list(_MARKS)})
     fast.tokens = tokens
     return fast

@@ -66,7 +66,7 @@ class Stage:
         decoder = network.get_decoder()
         decoder.register_forward_pre_hook(self._entering("language", LANGUAGE))
         self._follow(decoder, "language", LANGUAGE)
-        policy.logits = self._watched(policy.logits)  # type: ignore[method-assign]
+        policy.logits = self._watched(policy.logits)  # type: ignore[method-assign, assignment]
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(self._gradient)

@@ -98,7 +98,7 @@ class Planner:
     def largest_picture(self) -> int:
         """Pixels of the largest picture of the question, as the data give it."""
         images = self.question.prompt.questions[0].images
-        return max(image.shape[0] * image.shape[1] for image in images)
+        return max(int(image.shape[0] * image.shape[1]) for image in images)
 
     @property
     def picture(self) -> int:

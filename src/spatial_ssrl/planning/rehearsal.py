@@ -20,6 +20,7 @@ from spatial_ssrl.planning.source import GhostSource, ready_bitsandbytes
 from spatial_ssrl.policies.base import ReadState
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.rollout import InProcess, in_process
+from spatial_ssrl.rollout.parts import parts as divided
 from spatial_ssrl.training import PolicyModule, RLModule
 from spatial_ssrl.training.parts import parts_of
 from spatial_ssrl.training.update_loss import UpdateLoss
@@ -130,7 +131,7 @@ class Rehearsal:
         )
         once = self.policy.keeps_prompts_once
         budget = self.module.rollout.batch_tokens
-        part = next(in_process.parts(few, step.group_size, step.completion, budget, once))
+        part = next(divided(few, step.group_size, step.completion, budget, once))
         return len(part.questions)
 
     def _batch(self, prompt: PromptBatch, step: Step) -> PromptBatch:
@@ -158,7 +159,8 @@ class Rehearsal:
         """Return a state whose rows have said so many tokens more."""
         rows = len(state.position)
         with self.ledger.unnoticed(), self.ledger.during(parts.COMPLETION_CACHE):
-            for index, layer in enumerate(state.cache.layers):
+            layers: list[Any] = state.cache.layers  # Any: a union, most of it without keys
+            for index, layer in enumerate(layers):
                 said = getattr(layer, "said_keys", None)
                 keys, values = layer.keys if said is None else said, layer.values
                 values = getattr(layer, "said_values", values)
@@ -323,7 +325,9 @@ def _script(rehearsal: Rehearsal, length: int) -> Iterator[None]:
     All completions of a question part at the first token. One of them ends a step before the
     last, for which the cache of the others is copied: the most that sampling ever keeps.
     """
-    choose, divide, policy = in_process._choose, in_process.parts, rehearsal.policy
+    engine: Any = in_process  # Any: its functions are replaced by others of looser types.
+    policy: Any = rehearsal.policy
+    choose, divide = engine._choose, engine.parts
     read_on, decoding = policy.read_on, [0]
 
     def scripted(scores: Tensor, row: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -344,12 +348,12 @@ def _script(rehearsal: Rehearsal, length: int) -> Iterator[None]:
         decoding[0] = 0
         yield next(divide(prompts, group_size, length, *rest))
 
-    policy.read_on = skipping  # type: ignore[method-assign]
-    in_process._choose, in_process.parts = scripted, in_full
+    policy.read_on = skipping
+    engine._choose, engine.parts = scripted, in_full
     try:
         yield
     finally:
-        in_process._choose, in_process.parts = choose, divide
+        engine._choose, engine.parts = choose, divide
         del policy.read_on
 
 

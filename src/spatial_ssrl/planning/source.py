@@ -58,7 +58,8 @@ class GhostSource(ModelSource):
         quantization = extra.get("quantization_config")
         if quantization is not None:
             _quantise(model, quantization)
-        return model.eval()
+        model.eval()
+        return model
 
     def build_processor(self) -> ProcessorMixin:
         """Return a copy of the processor, which policies may set up as they like."""
@@ -74,12 +75,12 @@ def ready_bitsandbytes() -> None:
     """Let bitsandbytes make what it keeps for good, which must not be ghosts."""
     from bitsandbytes import functional
 
-    functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())
+    functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())  # type: ignore[no-untyped-call]
 
 
 def _quantise(model: PreTrainedModel, settings: BitsAndBytesConfig) -> None:
     """Turn the linear layers of a model of ghosts into 4-bit ones, as loading would."""
-    from bitsandbytes import nn as bnb
+    from bitsandbytes.nn import modules
     from transformers.quantizers.base import HfQuantizer
     from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -89,7 +90,7 @@ def _quantise(model: PreTrainedModel, settings: BitsAndBytesConfig) -> None:
     for name, module in list(model.named_modules()):
         if type(module) is not nn.Linear or not should_convert_module(name, skipped):
             continue
-        layer = bnb.Linear4bit(
+        layer = modules.Linear4bit(  # type: ignore[no-untyped-call]
             module.in_features,
             module.out_features,
             module.bias is not None,
@@ -97,7 +98,7 @@ def _quantise(model: PreTrainedModel, settings: BitsAndBytesConfig) -> None:
             compress_statistics=settings.bnb_4bit_use_double_quant,
             quant_type=settings.bnb_4bit_quant_type,
         )
-        layer.weight = bnb.Params4bit(
+        layer.weight = modules.Params4bit(  # type: ignore[no-untyped-call]
             module.weight.data,
             requires_grad=False,
             compress_statistics=settings.bnb_4bit_use_double_quant,
