@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from spatial_ssrl.policies import HFVisionLanguagePolicy
 from support.tiny_models import tiny_model, tiny_processor
+from support.tiny_models.base import made_loud
 
 
 def write_wide_qwen(folder: Path) -> Path:
@@ -22,11 +23,7 @@ def write_wide_qwen(folder: Path) -> Path:
     text.rope_parameters = {**text.rope_parameters, "mrope_section": [2, 2, 4]}
     config.vision_config.out_hidden_size = 64
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:  # Large enough that rounding and adapters show.
-                parameter.normal_(std=0.1 if "lm_head" in name else 0.15)
+    model = made_loud(AutoModelForImageTextToText.from_config(config), 0.15)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
