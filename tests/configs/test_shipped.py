@@ -16,7 +16,8 @@ from spatial_ssrl.training import PolicyModule
 CONFIGS = Path(__file__).parents[2] / "configs"
 SETS = sorted(CONFIGS.glob("curate/*.yaml"))  # For `spatial-ssrl curate`.
 ALGORITHMS = sorted(CONFIGS.glob("algorithm/*.yaml"))  # Parts of the model of a run.
-FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(SETS) - set(ALGORITHMS))
+RECIPES = sorted(CONFIGS.glob("recipes/*.yaml"))  # Laid over a run.
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(SETS) - set(ALGORITHMS) - set(RECIPES))
 PART = "class_path"  # A file with this at its top is one component, for other files to name.
 
 
@@ -90,6 +91,26 @@ def test_another_algorithm_takes_nothing_over_from_that_of_the_run() -> None:
     dapo = SpatialCLI([*run, "--model.init_args.algorithm", "DAPO"], run=False).model.algorithm
     assert dapo.kl_coefficient == 0.0
     assert SpatialCLI(run, run=False).model.algorithm.kl_coefficient == 0.01
+
+
+def stages_of(recipe: Path) -> list[Path]:
+    """Return the runs a recipe is for: those that its first lines lay it over."""
+    return [run for run in RUNS if f"configs/{name_of(run)} -c" in recipe.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_recipe_is_a_run_of_its_own(path: Path) -> None:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert stages_of(path)
+    for run in stages_of(path):
+        words = ["-c", str(run), "-c", str(path), "--trainer.accelerator=cpu"]
+        cli = SpatialCLI([*words, "--trainer.devices=1", "--trainer.strategy=auto"], run=False)
+        assert isinstance(cli.model, PolicyModule)
+        wanted = content["model"]["init_args"].get("policy", {}).get("init_args", {})
+        assert cli.model.policy.adapter is None
+        assert cli.model.policy.max_pixels == wanted.get("max_pixels", 262144)
+        assert (cli.model.policy.quantization is None) == ("quantization" not in wanted)
+        assert cli.trainer.default_root_dir == f"runs/{path.stem}"
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)

@@ -42,7 +42,11 @@ def run_of(folder: Path, adaptation: str, step: Step) -> RLModule:
 
 @pytest.mark.parametrize(
     ("family", "adaptation"),
-    [("qwen2_5_vl", "qlora"), ("idefics3", "lora"), ("llava", "full")],
+    [
+        pytest.param("qwen2_5_vl", "qlora", marks=pytest.mark.slow),
+        ("idefics3", "lora"),
+        ("llava", "full"),
+    ],
 )
 def test_predictions_are_within_15_per_cent_of_measured_peaks(
     family: str, adaptation: str, tmp_path: Path
