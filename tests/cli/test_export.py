@@ -294,7 +294,8 @@ class TestStoppedRuns:
     """Runs that were killed: before, between and after the first weights were written."""
 
     @pytest.fixture(scope="class")
-    def stopped(self, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    @classmethod
+    def stopped(cls, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         """A run stopped in its third step, with two checkpoints and no saved policy."""
         tmp_path = tmp_path_factory.mktemp("stopped")
         base = write_tiny(tmp_path / "base", "llava")

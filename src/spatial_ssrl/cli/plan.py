@@ -16,6 +16,7 @@ from spatial_ssrl.cli.errors import UsageError
 from spatial_ssrl.cli.files import check_writable
 from spatial_ssrl.cli.fit import SpatialCLI, build
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.logs import loggers_at
 from spatial_ssrl.data import PretextDataModule
 from spatial_ssrl.planning import limits
 from spatial_ssrl.planning.fitting import fitted
@@ -82,10 +83,12 @@ def run(words: list[str]) -> None:
         if capacity is None:
             raise UsageError("--write needs a card to fit, such as --gpu 24GB.")
         check_writable("--write", Path(target).parent)
-    for name in ("lightning.pytorch", "lightning.fabric"):  # Devices and seeds are no concern here.
-        logging.getLogger(name).setLevel(logging.WARNING)
-    cli = build(rest, PlanCLI)
-    with warnings.catch_warnings():
+    with (
+        # Devices and seeds are no concern here.
+        loggers_at(logging.WARNING, "lightning.pytorch", "lightning.fabric"),
+        warnings.catch_warnings(),
+    ):
+        cli = build(rest, PlanCLI)
         warnings.simplefilter("ignore")  # What other libraries say of training is for training.
         planner = _planner(cli, cuda=not on_cpu)
         prediction = planner.predict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.logs import loggers_at
 from spatial_ssrl.planning.source import GhostSource
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
 
@@ -60,7 +60,8 @@ def find_model(asked: ModelSource) -> tuple[GhostSource, tuple[str, ...]]:
     Raises:
         ConfigError: If the configuration is in none of these places.
     """
-    with _offline():
+    # What transformers does not find is told in one line here.
+    with loggers_at(logging.CRITICAL, "transformers"):
         config = _loaded(AutoConfig, asked)
         processor = None if config is None else _loaded(AutoProcessor, asked)
     facts = _facts(asked.model)
@@ -108,18 +109,6 @@ def _loaded(auto: Any, asked: ModelSource) -> Any:
         )
     except (OSError, ValueError, ImportError):
         return None
-
-
-@contextlib.contextmanager
-def _offline() -> Any:
-    """Keep transformers from telling what it did not find; it is told in one line here."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _all_facts() -> list[dict[str, Any]]:
