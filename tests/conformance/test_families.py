@@ -278,7 +278,7 @@ def test_a_saved_adapter_loads_here_and_with_plain_peft(
     policy.save(tmp_path / "adapter")
     plain = AutoModelForImageTextToText.from_pretrained(folder)
     peft = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
-    close(oracle(policy, peft, rollouts), ours)
+    close(oracle(policy, peft.double(), rollouts), ours)
     assert type(AutoProcessor.from_pretrained(tmp_path / "adapter")) is type(policy.processor)
     again = HFVisionLanguagePolicy(str(folder), adapter=tmp_path / "adapter")
     again.load()

@@ -139,7 +139,7 @@ def test_variants_are_peft_s_own_and_come_back(
     prompts = ours.collator()([random_question(2)])
     tokens, mask = random_completions(ours, 1)
     plain = AutoModelForImageTextToText.from_pretrained(tiny_qwen_folder)
-    adapted = PeftModel.from_pretrained(plain, folder, is_trainable=True).eval()
+    adapted = PeftModel.from_pretrained(plain, folder, is_trainable=True).eval().double()
     banned = [int(i) for i in torch.isinf(ours.logits(torch.zeros(1, 32)))[0].nonzero()]
     theirs = plain_logprobs(adapted, prompts, tokens[0, mask[0]], banned)
     got = ours.logprobs(prompts, rollouts_of(tokens, mask, 1))[0, mask[0]]
@@ -147,7 +147,7 @@ def test_variants_are_peft_s_own_and_come_back(
 
     got.sum().backward()
     theirs.sum().backward()
-    wanted = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
+    wanted = {n: p.grad.float() for n, p in adapted.named_parameters() if p.requires_grad}
     found = {n: p.grad for n, p in ours.model.named_parameters() if p.requires_grad}
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():

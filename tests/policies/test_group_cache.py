@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from spatial_ssrl.policies import HFVisionLanguagePolicy, ReadState
-from spatial_ssrl.policies.group_cache import GroupCache, Members
+from spatial_ssrl.policies.group_cache import GroupCache
+from spatial_ssrl.policies.members import Members
 from support.tiny_models import random_question, write_tiny
 from support.tiny_vlm import loud_policy, mixed_questions
 

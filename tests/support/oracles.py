@@ -42,7 +42,8 @@ def plain_logprobs(
     """Return log-probabilities (K,) of tokens (K,) after one prompt, by one plain forward.
 
     Args:
-        model: The transformers model, adapters or not; computes its own positions.
+        model: The transformers model, adapters or not; computes its own positions. In float64 its
+            rounding does not add to that of what is compared with it.
         alone: One prompt; padding is cut off.
         tokens: What follows it.
         unsayable: Token ids left out of the softmax.
@@ -50,7 +51,11 @@ def plain_logprobs(
     """
     kept = alone.attention_mask[0]
     length = int(kept.sum())
-    vision = dict(alone.vision)
+    dtype = next(model.parameters()).dtype
+    vision = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in alone.vision.items()
+    }
     if "mm_token_type_ids" in vision:
         types = vision["mm_token_type_ids"][0, kept]
         vision["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(tokens)])[None]

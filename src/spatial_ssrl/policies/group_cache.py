@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,63 +14,12 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from spatial_ssrl.policies.attention_parts import attend, hidden_where, merged
+from spatial_ssrl.policies.members import Members
+
 _BLOCK = 64  # tokens by which buffers grow
 _NAME = "spatial_ssrl_groups"  # of the attention below, among those of transformers
 _LAYER = "group_layer"  # attribute by which keys say which layer's prompt goes before them
-
-
-@dataclass(frozen=True, slots=True)
-class Members:
-    """Which prompt each row continues.
-
-    Args:
-        prompt: Prompt of each row, shape (R,), int64, in [0, prompts).
-        prompts: How many prompts there are, Q; each has a row.
-        slot: Place of each row when every prompt has `width` places, shape (R,), int64; None
-            when every row stands at its place already.
-        width: Most rows of a prompt, W.
-        full: Whether every prompt has `width` rows, so that places are rows in some order.
-    """
-
-    prompt: Tensor
-    prompts: int
-    slot: Tensor | None
-    width: int
-    full: bool
-
-    @staticmethod
-    def of(prompt: Tensor, prompts: int) -> Members:
-        """Return the members of `prompts` prompts, given the prompt of each row, shape (R,)."""
-        order = prompt.argsort(stable=True)
-        counts = torch.bincount(prompt, minlength=prompts)
-        width = int(counts.max())
-        rank = (
-            torch.arange(len(prompt), device=prompt.device)
-            - (counts.cumsum(0) - counts)[prompt[order]]
-        )
-        slot = torch.empty_like(prompt)
-        slot[order] = prompt[order] * width + rank
-        full = len(prompt) == prompts * width
-        in_place = full and bool((slot == torch.arange(len(slot), device=slot.device)).all())
-        return Members(prompt, prompts, None if in_place else slot, width, full)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """Return rows (R, H, n, d) side by side by prompt, (Q, H, W * n, d); zeros between."""
-        _, heads, count, size = rows.shape
-        packed = rows
-        if self.slot is not None:
-            places = rows.new_empty if self.full else rows.new_zeros
-            packed = places(self.prompts * self.width, heads, count, size)
-            packed[self.slot] = rows
-        packed = packed.view(self.prompts, self.width, heads, count, size).transpose(1, 2)
-        return packed.reshape(self.prompts, heads, self.width * count, size)
-
-    def scatter(self, packed: Tensor, count: int) -> Tensor:
-        """Return what `gather` put side by side as rows again, (R, H, n, m)."""
-        prompts, heads, _, size = packed.shape
-        split = packed.view(prompts, heads, self.width, count, size).transpose(1, 2)
-        rows = split.reshape(prompts * self.width, heads, count, size)
-        return rows if self.slot is None else rows[self.slot]
 
 
 class GroupLayer(DynamicLayer):
@@ -223,8 +171,8 @@ def group_attention(
 ) -> tuple[Tensor, None]:
     """Attend to a prompt that is kept once, and to what each row said after it.
 
-    Scores are worked out in float32, as fused kernels do. Every row of a prompt is compared with
-    its keys in one product, which reads them once.
+    The two are parts of one softmax. Every row of a prompt is compared with its keys in one
+    product, which reads them once.
 
     Args:
         module: The attention layer.
@@ -245,45 +193,32 @@ def group_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return out, None
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):  # it would round scores
-        out = _attended(
-            query.float() * (query.shape[-1] ** -0.5 if scaling is None else scaling),
-            key.float(),
-            value.float(),
-            layer,
-            attention_mask,
-        )
+        out = _attended(query, key, value, layer, attention_mask, scaling)
     return out.to(query.dtype).transpose(1, 2).contiguous(), None
 
 
 def _attended(
-    query: Tensor, key: Tensor, value: Tensor, layer: GroupLayer, mask: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, layer: GroupLayer, mask: Tensor | None, scale: float
 ) -> Tensor:
-    """Return what scaled queries (R, A, n, d) find, of the same shape; see `group_attention`.
-
-    One softmax over two parts, which share its maximum and its sum: scores of the prompt stay
-    side by side by prompt, and only one number a query is brought to the rows and back.
-    """
+    """Return what queries (R, A, n, d) find, of the same shape; see `group_attention`."""
     rows, heads, count, size = query.shape
     members, shared = layer.members, key.shape[1]
+    # Heads that share keys become further queries of one head.
     asked = query.reshape(rows, shared, heads // shared * count, size)
-    of_prompt = members.gather(asked) @ layer.prompt_keys.float().transpose(2, 3)
-    of_said = asked @ key.transpose(2, 3)
+    before = after = None
     if mask is not None:
-        hidden = ~mask.repeat(1, 1, heads // shared, 1)
-        before, after = hidden.split([layer.prompt_keys.shape[2], key.shape[2]], dim=-1)
-        of_prompt.masked_fill_(members.gather(before), float("-inf"))
-        of_said.masked_fill_(after, float("-inf"))
-    most = torch.maximum(
-        members.scatter(of_prompt.amax(-1, keepdim=True), asked.shape[2]),
-        of_said.amax(-1, keepdim=True),
+        added = hidden_where(~mask).repeat(1, 1, heads // shared, 1)
+        before, after = added.split([layer.prompt_keys.shape[2], key.shape[2]], dim=-1)
+        before = members.gather(before)
+    of_prompt, prompt_sums = attend(
+        members.gather(asked), layer.prompt_keys, layer.prompt_values, before, scale
     )
-    of_prompt.sub_(members.gather(most)).exp_()
-    of_said.sub_(most).exp_()
-    total = members.scatter(of_prompt.sum(-1, keepdim=True), asked.shape[2])
-    total = total + of_said.sum(-1, keepdim=True)
-    found = members.scatter(of_prompt @ layer.prompt_values.float(), asked.shape[2])
-    return ((found + of_said @ value) / total).reshape(query.shape)
+    of_said, said_sums = attend(asked, key, value, after, scale)
+    of_prompt = members.scatter(of_prompt, asked.shape[2])
+    prompt_sums = members.scatter(prompt_sums.unsqueeze(-1), asked.shape[2]).squeeze(-1)
+    return merged(of_prompt, prompt_sums, of_said, said_sums).reshape(query.shape)
 
 
 def _stacked(prompts: Sequence[Tensor | None]) -> Tensor:

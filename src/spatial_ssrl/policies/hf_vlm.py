@@ -38,6 +38,7 @@ from spatial_ssrl.policies.packing import packed_tokens
 from spatial_ssrl.policies.pixel_budget import PixelBudget, hand_over
 from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit, context_length
 from spatial_ssrl.policies.quantization import QuantSettings, load_in_four_bits
+from spatial_ssrl.policies.quick_layers import quicken_layers
 from spatial_ssrl.policies.recomputation import prepare_recomputation
 from spatial_ssrl.policies.reference import Reference
 from spatial_ssrl.policies.repeated import repeated_logprobs
@@ -156,6 +157,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         if self.adapter is not None:
             check_adapter_folder(Path(self.adapter))
         network = self._build_model()
+        quicken_layers(network)
         families.require_attention_only(network)
         self.inputs = families.accepted_inputs(network)
         self._sharing_limit = families.sharing_limit(network)

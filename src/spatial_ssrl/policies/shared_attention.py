@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -12,23 +13,34 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from spatial_ssrl.policies.attention_parts import attend_to_prompts_and_rows
+from spatial_ssrl.policies.members import Members
 from spatial_ssrl.policies.packing import PackedRows
 
 _NAME = "spatial_ssrl_shared"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Masks:
     """What is added to the scores of attention.
 
     Args:
         prompts: Of prompt tokens, shape (B, 1, P, P); None when `SharedLayout.causal` says it
             all.
-        rows: Of row tokens, shape (R, 1, W, P + W).
+        before: Of row tokens to their prompt, shape (R, 1, 1 or W, P).
+        own: Of row tokens to their row, shape (R, 1, W, W).
+        all_before: Whether row tokens see all of their prompt.
     """
 
     prompts: Tensor | None
-    rows: Tensor
+    before: Tensor
+    own: Tensor
+    all_before: bool
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Of row tokens to their prompt and their row, shape (R, 1, W, P + W)."""
+        return torch.cat([self.before.expand(-1, -1, self.own.shape[2], -1), self.own], dim=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,7 @@ class SharedLayout:
             see what is before them, shape (B, P), int64; None when all attention is causal.
         question: Which prompt each row follows, shape (R,), int64; None when row r follows
             prompt r, for every r.
+        members: The same, for `attend_to_prompts_and_rows`.
         dtype: Of the masks; that of the activations saves a conversion.
         longest: Tokens of prompt and longest completion, which no window beyond cuts.
         made: Masks made so far, by window.
@@ -51,6 +64,7 @@ class SharedLayout:
     rows: PackedRows
     mutual: Tensor | None
     question: Tensor | None
+    members: Members
     dtype: torch.dtype
     longest: int
     made: dict[int | None, Masks] = field(default_factory=dict)
@@ -65,11 +79,14 @@ class SharedLayout:
         if window is not None and window >= self.longest:
             window = None
         if window not in self.made:
+            own, before = self._seen_by_rows(window)
             one_block = self.mutual is None or bool((self.mutual == 0).all())
             plain = window is None and one_block and bool(self.mask.all())
             self.made[window] = Masks(
                 None if plain else _additive(self._seen_by_prompts(window), self.dtype),
-                _additive(self._seen_by_rows(window), self.dtype),
+                _additive(before, self.dtype),
+                _additive(own, self.dtype),
+                all_before=bool(before.all()),
             )
         return self.made[window]
 
@@ -85,18 +102,21 @@ class SharedLayout:
         # A padding query sees itself, so that no softmax is empty; nobody sees it back.
         return (visible & self.mask[:, None]) | (place == place[:, None])
 
-    def _seen_by_rows(self, window: int | None) -> Tensor:
-        """Return what row tokens see of their prompt and their row, shape (R, W, P + W), bool."""
+    def _seen_by_rows(self, window: int | None) -> tuple[Tensor, Tensor]:
+        """Return what row tokens see of their row, and of their prompt.
+
+        Shapes (R, W, W), and (R, 1, P) or, where windows cut it, (R, W, P), bool.
+        """
         owner, width = self.rows.owner, self.rows.shape[1]
         place = torch.arange(width, device=self.mask.device)
         own = (owner[:, None] == owner[:, :, None]) & (place <= place[:, None])
-        before = self.mask[self.rows.question, None].expand(-1, width, -1)
+        before = self.mask[self.rows.question, None]
         if window is not None:
             own = own & (place > place[:, None] - window)
             length = self.mask.shape[1]
             there = torch.arange(length, device=self.mask.device)
             before = before & (there > (length + self.rows.offset - window)[:, :, None])
-        return torch.cat([before, own], dim=2)
+        return own, before
 
 
 def shared_layout(
@@ -106,7 +126,8 @@ def shared_layout(
     in_order = torch.equal(rows.question, torch.arange(len(mask), device=mask.device))
     longest = mask.shape[1] + int(rows.offset.max() + 1 if rows.offset.numel() else 0)
     question = None if in_order else rows.question
-    return SharedLayout(mask, rows, mutual, question, dtype, longest)
+    members = Members.of(rows.question, len(mask))
+    return SharedLayout(mask, rows, mutual, question, members, dtype, longest)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -130,9 +151,10 @@ def shared_attention(
     """Attend within prompts, and from rows to their prompt and to themselves.
 
     A transformers attention function: states have shape (1, heads, T, d) with T = B P + R W,
-    the output has shape (1, T, heads, d). Prompts' keys and values are expanded for one layer
-    at a time, which activation checkpointing then forgets. `attention_mask` is not read: what
-    layers see besides is told by `sliding_window`, in tokens, as models do for all functions.
+    the output has shape (1, T, heads, d). On a CPU prompts' keys and values are read where they
+    are; elsewhere they are expanded for one layer at a time, which activation checkpointing then
+    forgets. `attention_mask` is not read: what layers see besides is told by `sliding_window`, in
+    tokens, as models do for all functions.
     """
     layout, masks = shared_layout, shared_layout.masks(sliding_window)
     (count, length), (rows, width) = layout.mask.shape, layout.rows.shape
@@ -142,7 +164,7 @@ def shared_attention(
         out, _ = sdpa_attention_forward(
             module, query, key, value, mask, dropout, scaling, is_causal=layout.causal
         )
-        return out.flatten(0, 1)
+        return out
 
     def split(states: Tensor) -> tuple[Tensor, Tensor]:
         before, after = states[0].split([count * length, rows * width], dim=1)
@@ -154,11 +176,20 @@ def shared_attention(
     (q, row_q), (k, row_k), (v, row_v) = split(query), split(key), split(value)
     out = attend(q, k, v, masks.prompts)
     if rows == 0:
-        return out.unsqueeze(0), None
-    if layout.question is not None:  # Plain indexing would add up gradients in any order.
-        k, v = k.index_select(0, layout.question), v.index_select(0, layout.question)
-    row_k, row_v = torch.cat([k, row_k], dim=2), torch.cat([v, row_v], dim=2)
-    return torch.cat([out, attend(row_q, row_k, row_v, masks.rows)]).unsqueeze(0), None
+        return out.flatten(0, 1).unsqueeze(0), None
+    if query.device.type == "cpu" and dropout == 0:
+        before = None if masks.all_before else masks.before.to(query.dtype)
+        own = masks.own.to(query.dtype)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        found = attend_to_prompts_and_rows(
+            row_q, (k, v), (row_k, row_v), layout.members, (before, own), scale
+        ).transpose(1, 2)
+    else:
+        if layout.question is not None:  # Plain indexing would add up gradients in any order.
+            k, v = k.index_select(0, layout.question), v.index_select(0, layout.question)
+        row_k, row_v = torch.cat([k, row_k], dim=2), torch.cat([v, row_v], dim=2)
+        found = attend(row_q, row_k, row_v, masks.rows)
+    return torch.cat([out.flatten(0, 1), found.flatten(0, 1)]).unsqueeze(0), None
 
 
 AttentionInterface.register(_NAME, shared_attention)
