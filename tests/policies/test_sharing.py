@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 
 from spatial_ssrl.core.batches import Rollouts
-from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, QuantSettings
+from spatial_ssrl.policies import (
+    HFVisionLanguagePolicy,
+    LoraSettings,
+    QuantSettings,
+    SamplingSettings,
+)
+from spatial_ssrl.policies.attention_parts import as_on_other_devices
+from spatial_ssrl.rollout import InProcess
 from support.four_bits import write_wide_qwen
 from support.oracles import assert_sharing_is_exact, random_completions, rollouts_of
-from support.tiny_models import random_question
+from support.tiny_models import random_question, write_tiny
 
 GROUP = 3
 QUESTIONS = (
@@ -75,3 +82,21 @@ def test_frozen_vision_tower_runs_once_and_without_a_graph(
     assert not outputs[0].requires_grad
     gradients = assert_sharing_is_exact(policy, prompts, completions(policy))
     assert all("language_model" in name for name in gradients)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "idefics3"])
+def test_sharing_is_exact_as_done_on_other_devices(
+    family: str, checkpointing: bool, tmp_path: Path
+) -> None:
+    policy = policy_of(write_tiny(tmp_path / family, family), gradient_checkpointing=checkpointing)
+    prompts = policy.collator()(QUESTIONS)
+    with as_on_other_devices():
+        assert_sharing_is_exact(policy, prompts, completions(policy))
+        settings = SamplingSettings(max_new_tokens=8)
+        rollouts = InProcess().sample(policy, prompts, GROUP, settings, seed=3)
+        scored = policy.logprobs(prompts, rollouts)
+    assert rollouts.logprobs is not None
+    torch.testing.assert_close(rollouts.logprobs, scored.detach(), atol=1e-5, rtol=0)
+    here = InProcess().sample(policy, prompts, GROUP, settings, seed=3)
+    assert torch.equal(here.tokens, rollouts.tokens)

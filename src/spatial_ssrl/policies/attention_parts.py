@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,25 @@ _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 # Added to scores of what may not be seen. Finite, so that a query that sees nothing of a part has
 # a defined, if useless, share there, which weighs exactly zero beside any other part.
 _HIDDEN = torch.finfo(torch.float32).min / 2
+
+
+_fused_devices = {"cpu"}
+
+
+def fused_on(device: torch.device) -> bool:
+    """Return whether parts are attended to by a fused kernel on a device: on CPUs."""
+    return device.type in _fused_devices
+
+
+@contextmanager
+def as_on_other_devices() -> Iterator[None]:
+    """Let CPUs do as other devices do, to foresee their memory and to test their way."""
+    before = set(_fused_devices)
+    _fused_devices.clear()
+    try:
+        yield
+    finally:
+        _fused_devices.update(before)
 
 
 def hidden_where(unseen: Tensor) -> Tensor:
@@ -42,8 +63,8 @@ def attend(
         What queries find, a mean of values, shape (B, A, n, d), and the logarithm of the sum of
         exponentiated scores, shape (B, A, n), float32.
     """
-    if query.device.type == "cpu":
-        out, sums = _fused(*alike(query, key, value), attn_mask=mask, scale=scale)
+    if fused_on(query.device):
+        out, sums = _fused(*_of_one_type(query, key, value), attn_mask=mask, scale=scale)
         return out, sums
     scores = (query.float() * scale) @ key.float().transpose(2, 3)
     if mask is not None:
@@ -60,22 +81,15 @@ def merged(one: Tensor, one_sums: Tensor, other: Tensor, other_sums: Tensor) -> 
 
     Args:
         one: What they find in one part, shape (..., d).
-        one_sums: Shape (...), float32.
+        one_sums: Shape (...), float32, or float64 with states of it.
         other: What they find in the other part, shape (..., d).
-        other_sums: Shape (...), float32.
+        other_sums: Shape (...), of the same type.
 
     Returns:
-        Shape (..., d), float32.
+        Shape (..., d), of the type of the sums.
     """
     share = torch.sigmoid(one_sums - other_sums).unsqueeze(-1)
-    return torch.lerp(other.float(), one.float(), share)
-
-
-def alike(*states: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors of one type, float32 if theirs differ, as autocast may leave them."""
-    if len({state.dtype for state in states}) == 1:
-        return states
-    return tuple(state.float() for state in states)
+    return torch.lerp(other.to(share.dtype), one.to(share.dtype), share)
 
 
 def attend_to_prompts_and_rows(
@@ -106,7 +120,7 @@ def attend_to_prompts_and_rows(
     before, own = masks
     if before is not None:
         before = members.gather(before.expand(-1, -1, query.shape[2], -1))
-    states = alike(query, *prompt, *row)
+    states = _of_one_type(query, *prompt, *row)
     out: Tensor = _TwoParts.apply(*states, members, before, own, scale)
     return out.to(query.dtype)
 
@@ -176,3 +190,10 @@ class _TwoParts(torch.autograd.Function):
             row_value_grad,
             *[None] * 4,
         )
+
+
+def _of_one_type(*states: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors of one type, float32 if theirs differ, as autocast may leave them."""
+    if len({state.dtype for state in states}) == 1:
+        return states
+    return tuple(state.float() for state in states)

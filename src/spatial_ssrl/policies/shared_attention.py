@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from spatial_ssrl.policies.attention_parts import attend_to_prompts_and_rows
+from spatial_ssrl.policies.attention_parts import attend_to_prompts_and_rows, fused_on
 from spatial_ssrl.policies.members import Members
 from spatial_ssrl.policies.packing import PackedRows
 
@@ -177,7 +177,7 @@ def shared_attention(
     out = attend(q, k, v, masks.prompts)
     if rows == 0:
         return out.flatten(0, 1).unsqueeze(0), None
-    if query.device.type == "cpu" and dropout == 0:
+    if fused_on(query.device) and dropout == 0:
         before = None if masks.all_before else masks.before.to(query.dtype)
         own = masks.own.to(query.dtype)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
