@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
@@ -21,34 +21,57 @@ class PlainLoraLinear(Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the base layer's output plus the scaled update, shape (..., out)."""
-        adapters = self.active_adapters
-        if args or kwargs or self.merged or self.disable_adapters or len(adapters) != 1:
+        plain = None if args or kwargs else self._plain(x)
+        if plain is None:
             return self._as_peft(x, *args, **kwargs)
-        (name,) = adapters
-        if name not in self.lora_A:
-            return self._as_peft(x)
-        lora_a, lora_b = self.lora_A[name], self.lora_B[name]
-        down, up = cast(Tensor, lora_a.weight), cast(Tensor, lora_b.weight)
-        base = cast(nn.Linear, self.base_layer)
-        special = _has_hooks(base) or _has_hooks(lora_a) or _has_hooks(lora_b)
-        special |= self.training and type(self.lora_dropout[name]) is not nn.Identity
-        if special or x.dtype != down.dtype or torch.is_autocast_enabled(x.device.type):
-            return self._as_peft(x)
-        rows = x.reshape(-1, x.shape[-1])
-        output = functional.linear(rows, base.weight, base.bias)
+        base, down, up, scaling = plain
+        output = functional.linear(x, *base)
         if output.dtype != down.dtype:
             return self._as_peft(x)
         # In place: a linear layer keeps its input for the backward pass, not its output.
-        output.addmm_(torch.mm(rows, down.t()), up.t(), alpha=self.scaling[name])
-        return output.view(*x.shape[:-1], -1)
+        low = functional.linear(x, down).view(-1, down.shape[0])
+        output.view(-1, up.shape[0]).addmm_(low, up.t(), alpha=scaling)
+        return output
+
+    def _plain(
+        self, x: Tensor
+    ) -> tuple[tuple[Tensor, Tensor | None], Tensor, Tensor, float] | None:
+        """Return weight and bias of the base layer, A, B and the scaling; None out of the ordinary.
+
+        Straight from the dictionaries in which modules keep what they are made of: looking names
+        up as attributes takes longer than the products of a small model.
+        """
+        if self.merged_adapters or self._disable_adapters:
+            return None
+        name = self._active_adapter
+        if isinstance(name, list):
+            if len(name) != 1:
+                return None
+            (name,) = name
+        # Of what kind these are is settled when a layer is made: see `quicken`.
+        parts: dict[str, Any] = self.__dict__["_modules"]
+        lora_a = parts["lora_A"]._modules.get(name)
+        if lora_a is None:
+            return None
+        base, lora_b = parts["base_layer"], parts["lora_B"]._modules[name]
+        for layer in (base, lora_a, lora_b):
+            if (
+                layer._forward_hooks
+                or layer._forward_pre_hooks
+                or "weight" not in layer._parameters
+            ):
+                return None
+        if self.training and type(parts["lora_dropout"]._modules[name]) is not nn.Identity:
+            return None
+        down = lora_a._parameters["weight"]
+        if x.dtype != down.dtype or torch.is_autocast_enabled(x.device.type):
+            return None
+        own = base._parameters
+        return (own["weight"], own["bias"]), down, lora_b._parameters["weight"], self.scaling[name]
 
     def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = super().forward(x, *args, **kwargs)
         return result
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def quicken(model: nn.Module) -> None:
