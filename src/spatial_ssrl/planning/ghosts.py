@@ -10,7 +10,7 @@ without arithmetic, and a `Ledger` notes what each operation would allocate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -29,6 +29,9 @@ _aten = torch.ops.aten
 # Whole numbers that depend on ghosts are unknown: they become real zeros where there are few of
 # them, so that code may look at them, and ghosts where they would take memory.
 _FEW = 2**16
+
+# Entries from which a table of comparisons is a ghost.
+_LARGE = 2**20
 
 # What a number read from a ghost is taken for; 1 keeps norms, counts and scales usable.
 _UNKNOWN = {True: 1.0, False: 0}
@@ -50,6 +53,21 @@ _FILLS = {
     _aten.new_ones.default,
     _aten.new_full.default,
     _aten.new_empty.default,
+}
+
+
+# Operations that make such a table.
+_COMPARING = {
+    _aten.eq.Tensor,
+    _aten.ne.Tensor,
+    _aten.le.Tensor,
+    _aten.lt.Tensor,
+    _aten.ge.Tensor,
+    _aten.gt.Tensor,
+    _aten.bitwise_and.Tensor,
+    _aten.bitwise_or.Tensor,
+    _aten.logical_and.default,
+    _aten.logical_or.default,
 }
 
 
@@ -99,6 +117,11 @@ class _Values(TorchDispatchMode):
         self.busy = False
         self.known: dict[Any, Any] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; the way past the compiler costs as much as an operation."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -118,7 +141,11 @@ class _Values(TorchDispatchMode):
         given = list(_tensors(args, kwargs))
         if not given:
             out = _made(func, args, kwargs)
-        elif any(tensor.is_meta for tensor in given) or _makes_ghost(func, kwargs):
+        elif (
+            any([tensor.is_meta for tensor in given])
+            or _makes_ghost(kwargs)
+            or (func in _COMPARING and _is_table(given))
+        ):
             if func in _READING:
                 return _UNKNOWN[given[0].dtype.is_floating_point]
             if func is _aten.equal.default:
@@ -209,9 +236,19 @@ def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return out
 
 
-def _makes_ghost(func: Any, kwargs: dict[str, Any]) -> bool:
+def _makes_ghost(kwargs: dict[str, Any]) -> bool:
     dtype = kwargs.get("dtype")
     return dtype is not None and dtype.is_floating_point
+
+
+def _is_table(given: Sequence[Tensor]) -> bool:
+    """Return whether each of few entries is held against each of others: who sees whom.
+
+    Such a table is only ever added to scores, and working it out takes as long as everything
+    else together.
+    """
+    size = math.prod(torch.broadcast_shapes(*[tensor.shape for tensor in given]))
+    return size > _LARGE and size > 8 * sum(tensor.numel() for tensor in given)
 
 
 def _on_values(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -32,6 +32,9 @@ SAMPLING, UPDATE = "sampling", "update"
 # completion ending between them, and one before in which the cache grows.
 _STEPS = 4
 
+# Passes of scoring that are rehearsed.
+_PASSES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -184,7 +187,7 @@ class Rehearsal:
         limits = step.micro_batch, module.update.micro_batch_tokens
         reference = None
         if module.algorithm.needs_reference:
-            with self.policy.reference():
+            with self.policy.reference(), _first_passes(self.policy):
                 part = next(parts_of(self.policy, prompts, rollouts, live, *limits))
                 score_in_micro_batches(
                     self.policy,
@@ -355,6 +358,30 @@ def _script(rehearsal: Rehearsal, length: int) -> Iterator[None]:
     finally:
         engine._choose, engine.parts = choose, divide
         del policy.read_on
+
+
+@contextmanager
+def _first_passes(policy: Any) -> Iterator[None]:
+    """Leave out all passes of scoring but the first two.
+
+    Passes are alike and the first of a group is its largest; the second finds what is left of
+    the one before, as all later ones do.
+    """
+    logprobs, done = policy.logprobs, 0
+
+    def first(prompts: Any, rollouts: Rollouts, *rest: Any) -> Tensor:
+        nonlocal done
+        done += 1
+        if done > _PASSES:
+            return torch.zeros(rollouts.tokens.shape)
+        scores: Tensor = logprobs(prompts, rollouts, *rest)
+        return scores
+
+    policy.logprobs = first
+    try:
+        yield
+    finally:
+        del policy.logprobs
 
 
 def _some_tokens(policy: HFVisionLanguagePolicy, count: int) -> Tensor:
