@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -79,15 +80,17 @@ class Ghosts:
 
     Args:
         ledger: Where allocations are noted.
+        known: What operations make, found by others before; grows.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, known: dict[Any, Any] | None = None) -> None:
         self.ledger = ledger
+        self.known = {} if known is None else known
         self._stack = ExitStack()
 
     def __enter__(self) -> Ghosts:
         """Start."""
-        values = _Values(self.ledger)
+        values = _Values(self.ledger, self.known)
         self._stack.enter_context(_calls_answered(values))
         self._stack.enter_context(values)
         return self
@@ -111,11 +114,12 @@ class Ghosts:
 class _Values(TorchDispatchMode):
     """Decides for each operation whether it runs on numbers or on ghosts; counts its results."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, known: dict[Any, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self.busy = False
-        self.known: dict[Any, Any] = {}
+        self.known = known
+        self.kinds: dict[Any, _Kind] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -136,30 +140,76 @@ class _Values(TorchDispatchMode):
             self.busy = busy
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func.namespace == "profiler":
+        kind = self.kinds.get(func)
+        if kind is None:
+            kind = self.kinds[func] = _Kind.of(func)
+        if kind.profiles:
             return func(*args, **kwargs)
-        given = list(_tensors(args, kwargs))
+        given = _tensors(args, kwargs)
         if not given:
             out = _made(func, args, kwargs)
         elif (
             any([tensor.is_meta for tensor in given])
             or _makes_ghost(kwargs)
-            or (func in _COMPARING and _is_table(given))
+            or (kind.compares and _is_table(given))
         ):
-            if func in _READING:
+            if kind.reads:
                 return _UNKNOWN[given[0].dtype.is_floating_point]
             if func is _aten.equal.default:
                 return True
             if func is _aten._to_copy.default and _stays(given[0], kwargs):
                 return _aten.alias.default(given[0])
-            if _is_4bit_product(func):
+            if kind.multiplies_4bit:
                 self.ledger.spike(_dequantised(args, kwargs))
-            out = _on_ghosts(func, args, kwargs, self.known)
+            out = _on_ghosts(func, kind, args, kwargs, self.known)
         else:
             out = _on_values(func, args, kwargs)
-        for tensor in _tensors((out,), {}):
+        for tensor in (out,) if isinstance(out, Tensor) else _tensors((out,), {}):
             self.ledger.watch(tensor)
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What an operation does, looked up once: asking each time takes longer than the rest.
+
+    Args:
+        profiles: Whether it is a mark of the profiler.
+        reads: Whether it reads a single number.
+        compares: Whether it may make a table of comparisons.
+        fills: Whether it makes a tensor like another.
+        indexes: Whether its second argument is a list of indices.
+        multiplies_4bit: Whether it is a product with a 4-bit weight.
+        makes: Whether all it returns is new.
+        changes: Whether it changes its first argument and returns that or nothing.
+        returns: Whether it returns anything.
+    """
+
+    profiles: bool
+    reads: bool
+    compares: bool
+    fills: bool
+    indexes: bool
+    multiplies_4bit: bool
+    makes: bool
+    changes: bool
+    returns: bool
+
+    @staticmethod
+    def of(func: Any) -> _Kind:
+        """Return what an operation does."""
+        returns = func._schema.returns
+        return _Kind(
+            profiles=func.namespace == "profiler",
+            reads=func in _READING,
+            compares=func in _COMPARING,
+            fills=func in _FILLS,
+            indexes=func in _INDEXING,
+            multiplies_4bit=func.namespace == "bitsandbytes" and "gemm_4bit" in str(func),
+            makes=bool(returns) and all(value.alias_info is None for value in returns),
+            changes=func._schema.is_mutable and len(returns) < 2,
+            returns=bool(returns),
+        )
 
 
 def _attention(
@@ -204,13 +254,15 @@ def _calls_answered(values: _Values) -> Iterator[None]:
         del torch.Tensor.device
 
 
-def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """Yield the tensors among arguments, those in lists included."""
+def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors among arguments, those in lists included."""
+    found: list[Tensor] = []
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, list | tuple):
-            yield from _tensors(value, {})
+            found.extend(_tensors(value, {}))
+    return found
 
 
 def _swap(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -261,7 +313,9 @@ def _on_values(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return _swap(out, lambda t: _ghost_of(t) if t.dtype.is_floating_point else t)
 
 
-def _on_ghosts(func: Any, args: Any, kwargs: dict[str, Any], known: dict[Any, Any]) -> Any:
+def _on_ghosts(
+    func: Any, kind: _Kind, args: Any, kwargs: dict[str, Any], known: dict[Any, Any]
+) -> Any:
     """Run an operation on the meta device, to which its real arguments are brought.
 
     What comes of it is looked up where the same was done before: layers are alike, and working
@@ -270,26 +324,26 @@ def _on_ghosts(func: Any, args: Any, kwargs: dict[str, Any], known: dict[Any, An
     if kwargs.get("device") is not None:
         kwargs = kwargs | {"device": _META}
     args = tuple([_META if isinstance(value, torch.device) else value for value in args])
-    if func in _FILLS:
+    if kind.fills:
         return _filled(func, args, kwargs)
-    if func in _INDEXING:
+    if kind.indexes:
         args = (args[0], _numbers_of_places(args[1]), *args[2:])
-    returns = func._schema.returns
-    if returns and all(value.alias_info is None for value in returns):
+    if kind.makes:
         what = (func, _signature(args), _signature(tuple(kwargs.items())) if kwargs else ())
-        if what not in known:
+        made = known.get(what)
+        if made is None:
             out = _brought_to(func, args, kwargs)
             if _is_view(out, args):  # As dropout that drops nothing is, which its schema hides.
                 return out
-            known[what] = _recipe(out)
-        return _remade(known[what])
-    if func._schema.is_mutable and len(returns) < 2:  # What is changed stays what it is.
-        return kwargs.get("out", args[0]) if returns else None
+            made = known[what] = _recipe(out)
+        return _remade(made)
+    if kind.changes:  # What is changed stays what it is.
+        return kwargs.get("out", args[0]) if kind.returns else None
     return _brought_to(func, args, kwargs)
 
 
 def _brought_to(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    if all(tensor.is_meta for tensor in _tensors(args, kwargs)):
+    if all([tensor.is_meta for tensor in _tensors(args, kwargs)]):
         return func(*args, **kwargs)
     swapped = {name: _swap(value, _ghost_of) for name, value in kwargs.items()}
     return func(*_swap(args, _ghost_of), **swapped)
@@ -372,10 +426,6 @@ def _stays(tensor: Tensor, kwargs: dict[str, Any]) -> bool:
     """Return whether a copy is asked for only because ghosts are seen on the CPU."""
     device, dtype = kwargs.get("device"), kwargs.get("dtype") or tensor.dtype
     return device is not None and device.type == "cpu" and dtype == tensor.dtype
-
-
-def _is_4bit_product(func: Any) -> bool:
-    return bool(func.namespace == "bitsandbytes") and "gemm_4bit" in str(func)
 
 
 def _dequantised(args: Any, kwargs: dict[str, Any]) -> int:

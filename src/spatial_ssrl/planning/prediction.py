@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.planning.ledger import Peak
@@ -62,23 +62,24 @@ class Predictor:
         self, module: PolicyModule, source: GhostSource | None, cuda: bool = False
     ) -> None:
         granularity = 512 if cuda else 1
+        known: dict[Any, Any] = {}  # Shared: most operations are the same in all of them.
         self._more: list[tuple[int, Rehearsal]] = []
         self._sampled: dict[tuple[int, Step], tuple[PromptBatch, Peak]] = {}
         if source is None or source.config is None:
-            self._base = Rehearsal(module, source, granularity, cuda)
+            self._base = Rehearsal(module, source, granularity, cuda, known)
             return
         whole = depth_of(source.config)
         base = Depth(
             text=whole.text if whole.text <= _WHOLE else _FEW,
             vision=whole.vision if whole.vision <= _WHOLE else _FEW,
         )
-        self._base = _rehearsal(module, source, base, granularity, cuda)
+        self._base = _rehearsal(module, source, base, granularity, cuda, known)
         for layers, deeper in (
             (whole.text - base.text, Depth(base.text + 1, base.vision)),
             (whole.vision - base.vision, Depth(base.text, base.vision + 1)),
         ):
             if layers:
-                more = _rehearsal(module, source, deeper, granularity, cuda)
+                more = _rehearsal(module, source, deeper, granularity, cuda, known)
                 self._more.append((layers, more))
 
     def predict(self, prompt: PromptBatch, step: Step) -> Prediction:
@@ -133,12 +134,9 @@ def _total(peak: Peak) -> int:
     return peak.total
 
 
-def _rehearsal(
-    module: PolicyModule, source: GhostSource, depth: Depth, granularity: int, cuda: bool
-) -> Rehearsal:
+def _rehearsal(module: PolicyModule, source: GhostSource, depth: Depth, *rest: Any) -> Rehearsal:
     assert source.config is not None
-    shallow = replace(source, config=with_depth(source.config, depth))
-    return Rehearsal(module, shallow, granularity, cuda)
+    return Rehearsal(module, replace(source, config=with_depth(source.config, depth)), *rest)
 
 
 def _extended(name: str, base: Peak, steeper: list[tuple[int, Mapping[str, Peak]]]) -> Peak:

@@ -62,6 +62,7 @@ class Rehearsal:
             its own settings.
         granularity: See `Ledger`.
         foreach: Whether the optimiser updates all tensors at once, as PyTorch's do on CUDA.
+        known: See `Ghosts`.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class Rehearsal:
         source: GhostSource | None,
         granularity: int = 1,
         foreach: bool = False,
+        known: dict[Any, Any] | None = None,
     ) -> None:
         self.ledger = Ledger(granularity)
-        self.ghosts = Ghosts(self.ledger)
+        self.ghosts = Ghosts(self.ledger, known)
         self.module = unloaded_twin(module)
         self._states: list[Tensor] = []
         policy = self.module.policy
