@@ -290,7 +290,7 @@ def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _makes_ghost(kwargs: dict[str, Any]) -> bool:
     dtype = kwargs.get("dtype")
-    return dtype is not None and dtype.is_floating_point
+    return bool(dtype is not None and dtype.is_floating_point)
 
 
 def _is_table(given: Sequence[Tensor]) -> bool:
@@ -299,7 +299,7 @@ def _is_table(given: Sequence[Tensor]) -> bool:
     Such a table is only ever added to scores, and working it out takes as long as everything
     else together.
     """
-    size = math.prod(torch.broadcast_shapes(*[tensor.shape for tensor in given]))
+    size: int = math.prod(torch.broadcast_shapes(*[tensor.shape for tensor in given]))
     return size > _LARGE and size > 8 * sum(tensor.numel() for tensor in given)
 
 

@@ -128,16 +128,24 @@ class Rehearsal:
     def sampled_together(self, prompt: PromptBatch, step: Step) -> int:
         """Return how many questions are sampled at once."""
         assert isinstance(self.module.rollout, InProcess)
-        few = PromptBatch(
-            input_ids=prompt.input_ids.expand(step.questions, -1),
-            attention_mask=prompt.attention_mask.expand(step.questions, -1),
-            vision={},
-            questions=prompt.questions * step.questions,
-        )
         once = self.policy.keeps_prompts_once
         budget = self.module.rollout.batch_tokens
+        few = _without_pictures(prompt, step.questions)
         part = next(divided(few, step.group_size, step.completion, budget, once))
         return len(part.questions)
+
+    def passes(self, prompt: PromptBatch, step: Step) -> tuple[tuple[int, int], ...]:
+        """Return how many questions and completions each pass of an update holds.
+
+        Steps that differ only in what leads to the same passes need the same memory.
+        """
+        few = _without_pictures(prompt, step.questions)
+        learns = isinstance(self.module, RLModule)
+        shape = (step.questions * step.group_size, step.completion)
+        rollouts = _rollouts(shape, step.group_size if learns else 1, logprobs=None)
+        limits = step.micro_batch, self.module.update.micro_batch_tokens
+        found = parts_of(self.policy, few, rollouts, range(step.questions), *limits)
+        return tuple((len(part.questions), len(part.completions)) for part in found)
 
     def _batch(self, prompt: PromptBatch, step: Step) -> PromptBatch:
         self.stage.enter("batch", parts.PICTURES)
@@ -306,6 +314,16 @@ def unloaded_twin(module: PolicyModule) -> PolicyModule:
             vars(twin)[name] = dict(vars(twin)[name])
     module.policy = policy
     return module
+
+
+def _without_pictures(prompt: PromptBatch, questions: int) -> PromptBatch:
+    """Return a batch of one question many times, to be divided only."""
+    return PromptBatch(
+        input_ids=prompt.input_ids.expand(questions, -1),
+        attention_mask=prompt.attention_mask.expand(questions, -1),
+        vision={},
+        questions=prompt.questions * questions,
+    )
 
 
 def _rollouts(shape: tuple[int, int], group_size: int, logprobs: Tensor | None) -> Rollouts:
