@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spatial_ssrl.planning.ledger import Ledger
+from spatial_ssrl.planning.operations import Kind
 
 _META = torch.device("meta")
 _CPU = torch.device("cpu")
@@ -36,40 +36,6 @@ _LARGE = 2**20
 
 # What a number read from a ghost is taken for; 1 keeps norms, counts and scales usable.
 _UNKNOWN = {True: 1.0, False: 0}
-
-# Operations that read a single number.
-_READING = {
-    _aten._local_scalar_dense.default,
-    _aten.item.default,
-    _aten.is_nonzero.default,
-}
-
-# Operations that make a tensor like another: the values of a whole-number result are known.
-_FILLS = {
-    _aten.zeros_like.default,
-    _aten.ones_like.default,
-    _aten.full_like.default,
-    _aten.empty_like.default,
-    _aten.new_zeros.default,
-    _aten.new_ones.default,
-    _aten.new_full.default,
-    _aten.new_empty.default,
-}
-
-
-# Operations that make such a table.
-_COMPARING = {
-    _aten.eq.Tensor,
-    _aten.ne.Tensor,
-    _aten.le.Tensor,
-    _aten.lt.Tensor,
-    _aten.ge.Tensor,
-    _aten.gt.Tensor,
-    _aten.bitwise_and.Tensor,
-    _aten.bitwise_or.Tensor,
-    _aten.logical_and.default,
-    _aten.logical_or.default,
-}
 
 
 class Ghosts:
@@ -119,7 +85,7 @@ class _Values(TorchDispatchMode):
         self.ledger = ledger
         self.busy = False
         self.known = known
-        self.kinds: dict[Any, _Kind] = {}
+        self.kinds: dict[Any, Kind] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -142,7 +108,7 @@ class _Values(TorchDispatchMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kind = self.kinds.get(func)
         if kind is None:
-            kind = self.kinds[func] = _Kind.of(func)
+            kind = self.kinds[func] = Kind.of(func)
         if kind.profiles:
             return func(*args, **kwargs)
         given = _tensors(args, kwargs)
@@ -167,49 +133,6 @@ class _Values(TorchDispatchMode):
         for tensor in (out,) if isinstance(out, Tensor) else _tensors((out,), {}):
             self.ledger.watch(tensor)
         return out
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What an operation does, looked up once: asking each time takes longer than the rest.
-
-    Args:
-        profiles: Whether it is a mark of the profiler.
-        reads: Whether it reads a single number.
-        compares: Whether it may make a table of comparisons.
-        fills: Whether it makes a tensor like another.
-        indexes: Whether its second argument is a list of indices.
-        multiplies_4bit: Whether it is a product with a 4-bit weight.
-        makes: Whether all it returns is new.
-        changes: Whether it changes its first argument and returns that or nothing.
-        returns: Whether it returns anything.
-    """
-
-    profiles: bool
-    reads: bool
-    compares: bool
-    fills: bool
-    indexes: bool
-    multiplies_4bit: bool
-    makes: bool
-    changes: bool
-    returns: bool
-
-    @staticmethod
-    def of(func: Any) -> _Kind:
-        """Return what an operation does."""
-        returns = func._schema.returns
-        return _Kind(
-            profiles=func.namespace == "profiler",
-            reads=func in _READING,
-            compares=func in _COMPARING,
-            fills=func in _FILLS,
-            indexes=func in _INDEXING,
-            multiplies_4bit=func.namespace == "bitsandbytes" and "gemm_4bit" in str(func),
-            makes=bool(returns) and all(value.alias_info is None for value in returns),
-            changes=func._schema.is_mutable and len(returns) < 2,
-            returns=bool(returns),
-        )
 
 
 def _attention(
@@ -314,7 +237,7 @@ def _on_values(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _on_ghosts(
-    func: Any, kind: _Kind, args: Any, kwargs: dict[str, Any], known: dict[Any, Any]
+    func: Any, kind: Kind, args: Any, kwargs: dict[str, Any], known: dict[Any, Any]
 ) -> Any:
     """Run an operation on the meta device, to which its real arguments are brought.
 
@@ -394,14 +317,6 @@ def _is_ghostly(dtype: torch.dtype) -> bool:
 
 # Bytes are packed weights and 8-bit states here, never something code decides by.
 _SMALL = {torch.uint8, torch.int8}
-
-_INDEXING = {
-    _aten.index.Tensor,
-    _aten.index_put.default,
-    _aten.index_put_.default,
-    _aten._index_put_impl_.default,
-    _aten._unsafe_index.Tensor,
-}
 
 
 def _numbers_of_places(indices: Any) -> list[Any]:
