@@ -77,6 +77,16 @@ def test_a_run_that_does_not_fit_is_written_so_that_it_does(
     assert "Fits" in capsys.readouterr().out
 
 
+def test_a_run_that_no_setting_makes_fit_is_told_in_one_line(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "-c", str(run), "--gpu", "600MiB", "--write", "fits.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "no setting alone makes the run fit" in error
+    assert len(error.strip().splitlines()) == 1
+    assert not Path("fits.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from spatial_ssrl import __version__
@@ -134,7 +137,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"spatial-ssrl {__version__}")
         return 0
     try:
-        return _run(words)
+        return _run(words, own_process=args is None)
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return 130
@@ -171,38 +174,54 @@ def help_text() -> str:
     )
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], own_process: bool) -> int:
     name, *rest = words
     command = COMMANDS.get(name)
     if command is None:
         hint = did_you_mean(name, COMMANDS) or f" Choose from {', '.join(COMMANDS)}."
         raise UsageError(f"{name!r} is not a command.{hint}")
     _quieten()
+    path, _, attribute = command.function.partition(":")
+    with _uncollected(own_process):
+        module = importlib.import_module(path or "spatial_ssrl.cli.fit")
     try:
         if name == "plan":  # Its options are those of `fit`, and some of its own.
-            from spatial_ssrl.cli import plan
-
-            plan.run(rest)
-        elif command.function:
+            module.run(rest)
+        elif path:
             options = spelled_out(rest, command.bare, command.many, command.flags)
-            _call(name, command.function, options)
+            _call(name, getattr(module, attribute), options)
         else:
-            from spatial_ssrl.cli import fit
-
-            fit.run(words)
+            module.run(words)
     except SystemExit as stop:  # `--help` and `--print_config` leave this way.
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
 
 
-def _call(name: str, path: str, args: list[str]) -> None:
+@contextmanager
+def _uncollected(own_process: bool) -> Iterator[None]:
+    """Import without looking for garbage, which imports hardly make: that took a third of them.
+
+    Args:
+        own_process: Whether all that was imported stays to the end, so that no later search for
+            garbage need look at it either.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if own_process:
+            gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+def _call(name: str, function: Callable[..., object], args: list[str]) -> None:
     """Call a typed function with arguments parsed by its own signature."""
     from jsonargparse import auto_cli
 
     from spatial_ssrl.cli.parser import Hinting
 
-    module, _, attribute = path.partition(":")
-    function = getattr(importlib.import_module(module), attribute)
     auto_cli(
         function,
         args=args,

@@ -96,10 +96,10 @@ def run(words: list[str]) -> None:
         Console().print(report(planner, prediction, capacity, found))
         if target is None or capacity is None:
             return
-        changes = fitted(planner, capacity)
+        changes, needed = fitted(planner, capacity)
         _write(Path(target), cli, changes)
         said = ", ".join(f"{key} {value}" for key, value in changes.items()) or "as it was"
-        print(f"{target}: {said}")
+        print(f"{target}: {said}; needs {needed / 2**30:.2f} GiB")
 
 
 def _planner(cli: PlanCLI, cuda: bool) -> Planner:

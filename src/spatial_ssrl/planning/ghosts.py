@@ -10,7 +10,7 @@ without arithmetic, and a `Ledger` notes what each operation would allocate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spatial_ssrl.planning.ledger import Ledger
+from spatial_ssrl.planning.operations import Kind
 
 _META = torch.device("meta")
 _CPU = torch.device("cpu")
@@ -30,27 +31,11 @@ _aten = torch.ops.aten
 # them, so that code may look at them, and ghosts where they would take memory.
 _FEW = 2**16
 
+# Entries from which a table of comparisons is a ghost.
+_LARGE = 2**20
+
 # What a number read from a ghost is taken for; 1 keeps norms, counts and scales usable.
 _UNKNOWN = {True: 1.0, False: 0}
-
-# Operations that read a single number.
-_READING = {
-    _aten._local_scalar_dense.default,
-    _aten.item.default,
-    _aten.is_nonzero.default,
-}
-
-# Operations that make a tensor like another: the values of a whole-number result are known.
-_FILLS = {
-    _aten.zeros_like.default,
-    _aten.ones_like.default,
-    _aten.full_like.default,
-    _aten.empty_like.default,
-    _aten.new_zeros.default,
-    _aten.new_ones.default,
-    _aten.new_full.default,
-    _aten.new_empty.default,
-}
 
 
 class Ghosts:
@@ -61,15 +46,17 @@ class Ghosts:
 
     Args:
         ledger: Where allocations are noted.
+        known: What operations make, found by others before; grows.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, known: dict[Any, Any] | None = None) -> None:
         self.ledger = ledger
+        self.known = {} if known is None else known
         self._stack = ExitStack()
 
     def __enter__(self) -> Ghosts:
         """Start."""
-        values = _Values(self.ledger)
+        values = _Values(self.ledger, self.known)
         self._stack.enter_context(_calls_answered(values))
         self._stack.enter_context(values)
         return self
@@ -93,11 +80,17 @@ class Ghosts:
 class _Values(TorchDispatchMode):
     """Decides for each operation whether it runs on numbers or on ghosts; counts its results."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, known: dict[Any, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self.busy = False
-        self.known: dict[Any, Any] = {}
+        self.known = known
+        self.kinds: dict[Any, Kind] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; the way past the compiler costs as much as an operation."""
+        return False
 
     def __torch_dispatch__(
         self,
@@ -113,24 +106,31 @@ class _Values(TorchDispatchMode):
             self.busy = busy
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func.namespace == "profiler":
+        kind = self.kinds.get(func)
+        if kind is None:
+            kind = self.kinds[func] = Kind.of(func)
+        if kind.profiles:
             return func(*args, **kwargs)
-        given = list(_tensors(args, kwargs))
+        given = _tensors(args, kwargs)
         if not given:
             out = _made(func, args, kwargs)
-        elif any(tensor.is_meta for tensor in given) or _makes_ghost(func, kwargs):
-            if func in _READING:
+        elif (
+            any([tensor.is_meta for tensor in given])
+            or _makes_ghost(kwargs)
+            or (kind.compares and _is_table(given))
+        ):
+            if kind.reads:
                 return _UNKNOWN[given[0].dtype.is_floating_point]
             if func is _aten.equal.default:
                 return True
             if func is _aten._to_copy.default and _stays(given[0], kwargs):
                 return _aten.alias.default(given[0])
-            if _is_4bit_product(func):
+            if kind.multiplies_4bit:
                 self.ledger.spike(_dequantised(args, kwargs))
-            out = _on_ghosts(func, args, kwargs, self.known)
+            out = _on_ghosts(func, kind, args, kwargs, self.known)
         else:
             out = _on_values(func, args, kwargs)
-        for tensor in _tensors((out,), {}):
+        for tensor in (out,) if isinstance(out, Tensor) else _tensors((out,), {}):
             self.ledger.watch(tensor)
         return out
 
@@ -177,13 +177,15 @@ def _calls_answered(values: _Values) -> Iterator[None]:
         del torch.Tensor.device
 
 
-def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """Yield the tensors among arguments, those in lists included."""
+def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors among arguments, those in lists included."""
+    found: list[Tensor] = []
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, list | tuple):
-            yield from _tensors(value, {})
+            found.extend(_tensors(value, {}))
+    return found
 
 
 def _swap(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -209,9 +211,19 @@ def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return out
 
 
-def _makes_ghost(func: Any, kwargs: dict[str, Any]) -> bool:
+def _makes_ghost(kwargs: dict[str, Any]) -> bool:
     dtype = kwargs.get("dtype")
-    return dtype is not None and dtype.is_floating_point
+    return bool(dtype is not None and dtype.is_floating_point)
+
+
+def _is_table(given: Sequence[Tensor]) -> bool:
+    """Return whether each of few entries is held against each of others: who sees whom.
+
+    Such a table is only ever added to scores, and working it out takes as long as everything
+    else together.
+    """
+    size: int = math.prod(torch.broadcast_shapes(*[tensor.shape for tensor in given]))
+    return size > _LARGE and size > 8 * sum(tensor.numel() for tensor in given)
 
 
 def _on_values(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -224,7 +236,9 @@ def _on_values(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return _swap(out, lambda t: _ghost_of(t) if t.dtype.is_floating_point else t)
 
 
-def _on_ghosts(func: Any, args: Any, kwargs: dict[str, Any], known: dict[Any, Any]) -> Any:
+def _on_ghosts(
+    func: Any, kind: Kind, args: Any, kwargs: dict[str, Any], known: dict[Any, Any]
+) -> Any:
     """Run an operation on the meta device, to which its real arguments are brought.
 
     What comes of it is looked up where the same was done before: layers are alike, and working
@@ -233,26 +247,26 @@ def _on_ghosts(func: Any, args: Any, kwargs: dict[str, Any], known: dict[Any, An
     if kwargs.get("device") is not None:
         kwargs = kwargs | {"device": _META}
     args = tuple([_META if isinstance(value, torch.device) else value for value in args])
-    if func in _FILLS:
+    if kind.fills:
         return _filled(func, args, kwargs)
-    if func in _INDEXING:
+    if kind.indexes:
         args = (args[0], _numbers_of_places(args[1]), *args[2:])
-    returns = func._schema.returns
-    if returns and all(value.alias_info is None for value in returns):
+    if kind.makes:
         what = (func, _signature(args), _signature(tuple(kwargs.items())) if kwargs else ())
-        if what not in known:
+        made = known.get(what)
+        if made is None:
             out = _brought_to(func, args, kwargs)
             if _is_view(out, args):  # As dropout that drops nothing is, which its schema hides.
                 return out
-            known[what] = _recipe(out)
-        return _remade(known[what])
-    if func._schema.is_mutable and len(returns) < 2:  # What is changed stays what it is.
-        return kwargs.get("out", args[0]) if returns else None
+            made = known[what] = _recipe(out)
+        return _remade(made)
+    if kind.changes:  # What is changed stays what it is.
+        return kwargs.get("out", args[0]) if kind.returns else None
     return _brought_to(func, args, kwargs)
 
 
 def _brought_to(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    if all(tensor.is_meta for tensor in _tensors(args, kwargs)):
+    if all([tensor.is_meta for tensor in _tensors(args, kwargs)]):
         return func(*args, **kwargs)
     swapped = {name: _swap(value, _ghost_of) for name, value in kwargs.items()}
     return func(*_swap(args, _ghost_of), **swapped)
@@ -304,14 +318,6 @@ def _is_ghostly(dtype: torch.dtype) -> bool:
 # Bytes are packed weights and 8-bit states here, never something code decides by.
 _SMALL = {torch.uint8, torch.int8}
 
-_INDEXING = {
-    _aten.index.Tensor,
-    _aten.index_put.default,
-    _aten.index_put_.default,
-    _aten._index_put_impl_.default,
-    _aten._unsafe_index.Tensor,
-}
-
 
 def _numbers_of_places(indices: Any) -> list[Any]:
     """Return indices with masks written as the places where they are true, whose count is known."""
@@ -335,10 +341,6 @@ def _stays(tensor: Tensor, kwargs: dict[str, Any]) -> bool:
     """Return whether a copy is asked for only because ghosts are seen on the CPU."""
     device, dtype = kwargs.get("device"), kwargs.get("dtype") or tensor.dtype
     return device is not None and device.type == "cpu" and dtype == tensor.dtype
-
-
-def _is_4bit_product(func: Any) -> bool:
-    return bool(func.namespace == "bitsandbytes") and "gemm_4bit" in str(func)
 
 
 def _dequantised(args: Any, kwargs: dict[str, Any]) -> int:

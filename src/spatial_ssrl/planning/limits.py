@@ -10,6 +10,12 @@ from spatial_ssrl.planning.prediction import Prediction
 from spatial_ssrl.planning.rehearsal import Step
 from spatial_ssrl.training import RLModule
 
+# Keys of the settings that are looked at.
+GROUP = "model.group_size"
+COMPLETION = "model.sampling.max_new_tokens"
+PIXELS = "model.policy.max_pixels"
+MICRO_BATCH = "model.update.micro_batch_size"
+
 # How much larger than now is looked: beyond it, a straight line says little.
 _FARTHEST = 4
 
@@ -27,6 +33,8 @@ class Limit:
         now: Its value in the run.
         largest: The largest that fits; None when not even the smallest does.
         more: Whether larger values than were looked at may fit.
+        least: The smallest value that is looked at.
+        grain: Values are multiples of it.
     """
 
     name: str
@@ -34,6 +42,8 @@ class Limit:
     now: int
     largest: int | None
     more: bool = False
+    least: int = 1
+    grain: int = 1
 
 
 def limits(planner: Planner, capacity: int) -> list[Limit]:
@@ -48,13 +58,11 @@ def limits(planner: Planner, capacity: int) -> list[Limit]:
     """
     step, found = planner.step, []
     if isinstance(planner.module, RLModule):
-        found.append(
-            _Search("group size", "model.group_size", step.group_size, 2, 64 * step.group_size, 1)
-        )
+        found.append(_Search("group size", GROUP, step.group_size, 2, 64 * step.group_size, 1))
         found.append(
             _Search(
                 "completion, tokens",
-                "model.sampling.max_new_tokens",
+                COMPLETION,
                 step.completion,
                 16,
                 64 * step.completion,
@@ -64,7 +72,7 @@ def limits(planner: Planner, capacity: int) -> list[Limit]:
     found.append(
         _Search(
             "picture, pixels",
-            "model.policy.max_pixels",
+            PIXELS,
             planner.picture,
             _PIXELS,
             planner.largest_picture,
@@ -74,7 +82,7 @@ def limits(planner: Planner, capacity: int) -> list[Limit]:
     found.append(
         _Search(
             "micro-batch, questions",
-            "model.update.micro_batch_size",
+            MICRO_BATCH,
             step.micro_batch,
             1,
             step.questions,
@@ -99,8 +107,8 @@ class _Search:
         fits = planner.needed(here) <= capacity
         other = min(2 * self.now, self.most) if fits else max(self.now // 2, self.least)
         if other == self.now:
-            return Limit(self.name, self.key, self.now, self.now if fits else None)
-        there = _predict(planner, self.key, other)
+            return self._found(self.now if fits else None)
+        there = predict_with(planner, self.key, other)
         room = _tensors_that_fit(planner, capacity)
         best = min(
             (_crossing(self.now, a, other, b, room) for a, b in _stages(here, there)),
@@ -111,10 +119,14 @@ class _Search:
         if fits:
             value = max(value, self.now)
         more = fits and best > farthest and farthest < self.most
-        return Limit(self.name, self.key, self.now, value if value >= self.least else None, more)
+        return self._found(value if value >= self.least else None, more)
+
+    def _found(self, largest: int | None, more: bool = False) -> Limit:
+        return Limit(self.name, self.key, self.now, largest, more, self.least, self.grain)
 
 
-def _predict(planner: Planner, key: str, value: int) -> Prediction:
+def predict_with(planner: Planner, key: str, value: int) -> Prediction:
+    """Return what a run needs with another value of one quantity, named by its setting."""
     step, change = planner.step, _CHANGES.get(key)
     if change is None:
         return planner.predict(step, max_pixels=value)
@@ -122,9 +134,9 @@ def _predict(planner: Planner, key: str, value: int) -> Prediction:
 
 
 _CHANGES: dict[str, Callable[[Step, int], Step]] = {
-    "model.group_size": lambda step, value: replace(step, group_size=value),
-    "model.sampling.max_new_tokens": lambda step, value: replace(step, completion=value),
-    "model.update.micro_batch_size": lambda step, value: replace(step, micro_batch=value),
+    GROUP: lambda step, value: replace(step, group_size=value),
+    COMPLETION: lambda step, value: replace(step, completion=value),
+    MICRO_BATCH: lambda step, value: replace(step, micro_batch=value),
 }
 
 

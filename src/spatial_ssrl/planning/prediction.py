@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.planning.ledger import Peak
 from spatial_ssrl.planning.parts import PICTURES
-from spatial_ssrl.planning.rehearsal import Rehearsal, Step
+from spatial_ssrl.planning.rehearsal import SAMPLING, UPDATE, Rehearsal, Step
 from spatial_ssrl.planning.source import Depth, GhostSource, depth_of, with_depth
 from spatial_ssrl.training import PolicyModule
 
 Moments: TypeAlias = Mapping[str, Peak]
 """The peak of each moment of a stage, by the moment's name."""
+
+_Growth: TypeAlias = Mapping[str, Mapping[str, int]]
+
+_TEXT, _VISION = "text", "vision"
 
 # Layers of the models that are rehearsed. Three make a first, a last and one between; Qwen3-VL
 # gives what three layers of its vision tower find to the first three of its language model.
@@ -62,24 +66,27 @@ class Predictor:
         self, module: PolicyModule, source: GhostSource | None, cuda: bool = False
     ) -> None:
         granularity = 512 if cuda else 1
-        self._more: list[tuple[int, Rehearsal]] = []
-        self._sampled: dict[tuple[int, Step], tuple[PromptBatch, Peak]] = {}
+        known: dict[Any, Any] = {}  # Shared: most operations are the same in all of them.
+        self._deeper: dict[str, tuple[int, Rehearsal]] = {}
+        self._sampled: dict[Any, tuple[PromptBatch, Peak]] = {}
+        self._updated: dict[Any, tuple[PromptBatch, Peak]] = {}
+        self._of_vision: dict[Any, tuple[PromptBatch, _Growth]] = {}
         if source is None or source.config is None:
-            self._base = Rehearsal(module, source, granularity, cuda)
+            self._base = Rehearsal(module, source, granularity, cuda, known)
             return
         whole = depth_of(source.config)
         base = Depth(
             text=whole.text if whole.text <= _WHOLE else _FEW,
             vision=whole.vision if whole.vision <= _WHOLE else _FEW,
         )
-        self._base = _rehearsal(module, source, base, granularity, cuda)
-        for layers, deeper in (
-            (whole.text - base.text, Depth(base.text + 1, base.vision)),
-            (whole.vision - base.vision, Depth(base.text, base.vision + 1)),
+        self._base = _rehearsal(module, source, base, granularity, cuda, known)
+        for tower, layers, deeper in (
+            (_TEXT, whole.text - base.text, Depth(base.text + 1, base.vision)),
+            (_VISION, whole.vision - base.vision, Depth(base.text, base.vision + 1)),
         ):
             if layers:
-                more = _rehearsal(module, source, deeper, granularity, cuda)
-                self._more.append((layers, more))
+                more = _rehearsal(module, source, deeper, granularity, cuda, known)
+                self._deeper[tower] = layers, more
 
     def predict(self, prompt: PromptBatch, step: Step) -> Prediction:
         """Return the peaks of a training step.
@@ -89,22 +96,58 @@ class Predictor:
             step: How many of them, and what becomes of them.
         """
         sampling = self._sampling(prompt, step) if self._base.samples else None
-        update = self._highest(lambda rehearsal: rehearsal.update(prompt, step))
-        return Prediction(sampling, update)
+        return Prediction(sampling, self._update(prompt, step))
 
     def _sampling(self, prompt: PromptBatch, step: Step) -> Peak:
         """Return the peak of sampling, which passes of the update have nothing to do with."""
         key = id(prompt), replace(step, micro_batch=1)
         if key not in self._sampled:
-            peak = self._highest(lambda rehearsal: _sampling(rehearsal, prompt, step))
+            together = self._base.sampled_together(prompt, step)
+            peak = self._highest(
+                lambda rehearsal: _sampling(rehearsal, prompt, step),
+                prompt,
+                (SAMPLING, step.questions, together),
+            )
             self._sampled[key] = prompt, peak  # The prompt is kept, so that its id stays its own.
         return self._sampled[key][1]
 
-    def _highest(self, rehearse: Callable[[Rehearsal], Moments]) -> Peak:
-        """Return the peak of a stage in the whole model, given the moments in others."""
+    def _update(self, prompt: PromptBatch, step: Step) -> Peak:
+        """Return the peak of an update, the same whatever leads to the same passes."""
+        passes = self._base.passes(prompt, step)
+        key = id(prompt), replace(step, micro_batch=1), passes
+        if key not in self._updated:
+            questions = tuple(count for count, _ in passes[:1])
+            peak = self._highest(
+                lambda rehearsal: rehearsal.update(prompt, step),
+                prompt,
+                (UPDATE, step.questions, questions, len(passes) > 1),
+            )
+            self._updated[key] = prompt, peak
+        return self._updated[key][1]
+
+    def _highest(
+        self, rehearse: Callable[[Rehearsal], Moments], prompt: PromptBatch, seen: tuple[Any, ...]
+    ) -> Peak:
+        """Return the peak of a stage in the whole model, given the moments in others.
+
+        Args:
+            rehearse: Rehearses the stage.
+            prompt: The question.
+            seen: The stage, and what it depends on how much the vision tower reads at once. As
+                completions are none of the tower's business, its layers are rehearsed once.
+        """
         base = rehearse(self._base)
-        more = [(layers, rehearse(deeper)) for layers, deeper in self._more]
-        return max((_extended(name, peak, more) for name, peak in base.items()), key=_total)
+        growths = []
+        for tower, (layers, deeper) in self._deeper.items():
+            key = id(prompt), *seen
+            if tower == _VISION and key in self._of_vision:
+                growth = self._of_vision[key][1]
+            else:
+                growth = _growth(base, rehearse(deeper))
+            if tower == _VISION:
+                self._of_vision[key] = prompt, growth
+            growths.append((layers, growth))
+        return max((_extended(name, peak, growths) for name, peak in base.items()), key=_total)
 
 
 def _sampling(rehearsal: Rehearsal, prompt: PromptBatch, step: Step) -> Moments:
@@ -119,9 +162,9 @@ def _sampling(rehearsal: Rehearsal, prompt: PromptBatch, step: Step) -> Moments:
         return one
     two = rehearsal.sample(prompt, replace(step, questions=2))
     others = step.questions - together  # Their pictures wait.
-    found = {}
+    found, more = {}, _growth(one, two)
     for name, peak in one.items():
-        extended = _extended(name, peak, [(together - 1, two)])
+        extended = _extended(name, peak, [(together - 1, more)])
         waiting = two.get(name, peak).parts.get(PICTURES, 0) - peak.parts.get(PICTURES, 0)
         parts = dict(extended.parts)
         parts[PICTURES] = parts.get(PICTURES, 0) + others * max(waiting, 0)
@@ -133,23 +176,28 @@ def _total(peak: Peak) -> int:
     return peak.total
 
 
-def _rehearsal(
-    module: PolicyModule, source: GhostSource, depth: Depth, granularity: int, cuda: bool
-) -> Rehearsal:
+def _rehearsal(module: PolicyModule, source: GhostSource, depth: Depth, *rest: Any) -> Rehearsal:
     assert source.config is not None
-    shallow = replace(source, config=with_depth(source.config, depth))
-    return Rehearsal(module, shallow, granularity, cuda)
+    return Rehearsal(module, replace(source, config=with_depth(source.config, depth)), *rest)
 
 
-def _extended(name: str, base: Peak, steeper: list[tuple[int, Mapping[str, Peak]]]) -> Peak:
+def _growth(base: Moments, more: Moments) -> _Growth:
+    """Return by how much each part of each moment is larger in a model that is a bit larger."""
+    return {
+        name: {
+            part: more[name].parts.get(part, 0) - peak.parts.get(part, 0)
+            for part in {*peak.parts, *more[name].parts}
+        }
+        for name, peak in base.items()
+        if name in more
+    }
+
+
+def _extended(name: str, base: Peak, growths: list[tuple[int, _Growth]]) -> Peak:
     """Return the peak of a moment in a model with more layers than the base has."""
     parts = dict(base.parts)
-    for layers, moments in steeper:
-        more = moments.get(name)
-        if more is None:
-            continue
-        for part in {*base.parts, *more.parts}:
-            growth = more.parts.get(part, 0) - base.parts.get(part, 0)
-            parts[part] = parts.get(part, 0) + layers * growth
+    for layers, growth in growths:
+        for part, size in growth.get(name, {}).items():
+            parts[part] = parts.get(part, 0) + layers * size
     parts = {part: max(size, 0) for part, size in parts.items()}
     return Peak(sum(parts.values()), parts)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +15,11 @@ from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
 from spatial_ssrl.planning import parts
 from spatial_ssrl.planning.ghosts import Ghosts
 from spatial_ssrl.planning.ledger import Ledger, Peak
+from spatial_ssrl.planning.script import STEPS, Scripted, first_passes
 from spatial_ssrl.planning.source import GhostSource, ready_bitsandbytes
 from spatial_ssrl.policies.base import ReadState
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
-from spatial_ssrl.rollout import InProcess, in_process
+from spatial_ssrl.rollout import InProcess
 from spatial_ssrl.rollout.parts import parts as divided
 from spatial_ssrl.training import PolicyModule, RLModule
 from spatial_ssrl.training.parts import parts_of
@@ -27,10 +27,6 @@ from spatial_ssrl.training.update_loss import UpdateLoss
 from spatial_ssrl.training.updates import score_in_micro_batches
 
 SAMPLING, UPDATE = "sampling", "update"
-
-# Steps of sampling that are rehearsed: the first, in which completions part, the last two, one
-# completion ending between them, and one before in which the cache grows.
-_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +55,7 @@ class Rehearsal:
             its own settings.
         granularity: See `Ledger`.
         foreach: Whether the optimiser updates all tensors at once, as PyTorch's do on CUDA.
+        known: See `Ghosts`.
     """
 
     def __init__(
@@ -67,9 +64,10 @@ class Rehearsal:
         source: GhostSource | None,
         granularity: int = 1,
         foreach: bool = False,
+        known: dict[Any, Any] | None = None,
     ) -> None:
         self.ledger = Ledger(granularity)
-        self.ghosts = Ghosts(self.ledger)
+        self.ghosts = Ghosts(self.ledger, known)
         self.module = unloaded_twin(module)
         self._states: list[Tensor] = []
         policy = self.module.policy
@@ -123,16 +121,24 @@ class Rehearsal:
     def sampled_together(self, prompt: PromptBatch, step: Step) -> int:
         """Return how many questions are sampled at once."""
         assert isinstance(self.module.rollout, InProcess)
-        few = PromptBatch(
-            input_ids=prompt.input_ids.expand(step.questions, -1),
-            attention_mask=prompt.attention_mask.expand(step.questions, -1),
-            vision={},
-            questions=prompt.questions * step.questions,
-        )
         once = self.policy.keeps_prompts_once
         budget = self.module.rollout.batch_tokens
+        few = _without_pictures(prompt, step.questions)
         part = next(divided(few, step.group_size, step.completion, budget, once))
         return len(part.questions)
+
+    def passes(self, prompt: PromptBatch, step: Step) -> tuple[tuple[int, int], ...]:
+        """Return how many questions and completions each pass of an update holds.
+
+        Steps that differ only in what leads to the same passes need the same memory.
+        """
+        few = _without_pictures(prompt, step.questions)
+        learns = isinstance(self.module, RLModule)
+        shape = (step.questions * step.group_size, step.completion)
+        rollouts = _rollouts(shape, step.group_size if learns else 1, logprobs=None)
+        limits = step.micro_batch, self.module.update.micro_batch_tokens
+        found = parts_of(self.policy, few, rollouts, range(step.questions), *limits)
+        return tuple((len(part.questions), len(part.completions)) for part in found)
 
     def _batch(self, prompt: PromptBatch, step: Step) -> PromptBatch:
         self.stage.enter("batch", parts.PICTURES)
@@ -151,9 +157,11 @@ class Rehearsal:
 
     def _sample(self, prompts: PromptBatch, step: Step) -> None:
         self.stage.enter(SAMPLING, parts.LANGUAGE)
-        sampling = replace(self.module.sampling, max_new_tokens=min(step.completion, _STEPS))
-        with _script(self, step.completion):
-            self.module.rollout.sample(self.policy, prompts, step.group_size, sampling, 0)
+        sampling = replace(self.module.sampling, max_new_tokens=min(step.completion, STEPS))
+        assert isinstance(self.module.rollout, InProcess)
+        engine = Scripted(self, self.module.rollout.batch_tokens, step.completion)
+        with engine.skipping():
+            engine.sample(self.policy, prompts, step.group_size, sampling, 0)
 
     def skip(self, state: ReadState, tokens: int) -> ReadState:
         """Return a state whose rows have said so many tokens more."""
@@ -184,7 +192,7 @@ class Rehearsal:
         limits = step.micro_batch, module.update.micro_batch_tokens
         reference = None
         if module.algorithm.needs_reference:
-            with self.policy.reference():
+            with self.policy.reference(), first_passes(self.policy):
                 part = next(parts_of(self.policy, prompts, rollouts, live, *limits))
                 score_in_micro_batches(
                     self.policy,
@@ -303,6 +311,16 @@ def unloaded_twin(module: PolicyModule) -> PolicyModule:
     return module
 
 
+def _without_pictures(prompt: PromptBatch, questions: int) -> PromptBatch:
+    """Return a batch of one question many times, to be divided only."""
+    return PromptBatch(
+        input_ids=prompt.input_ids.expand(questions, -1),
+        attention_mask=prompt.attention_mask.expand(questions, -1),
+        vision={},
+        questions=prompt.questions * questions,
+    )
+
+
 def _rollouts(shape: tuple[int, int], group_size: int, logprobs: Tensor | None) -> Rollouts:
     """Return completions of full length, all of them different."""
     rows = shape[0]
@@ -316,48 +334,3 @@ def _rollouts(shape: tuple[int, int], group_size: int, logprobs: Tensor | None) 
         truncated=torch.ones(rows, dtype=torch.bool),
         group_size=group_size,
     )
-
-
-@contextmanager
-def _script(rehearsal: Rehearsal, length: int) -> Iterator[None]:
-    """Decide what ghosts cannot: which tokens are drawn, and that most steps are left out.
-
-    All completions of a question part at the first token. One of them ends a step before the
-    last, for which the cache of the others is copied: the most that sampling ever keeps.
-    """
-    engine: Any = in_process  # Any: its functions are replaced by others of looser types.
-    policy: Any = rehearsal.policy
-    choose, divide = engine._choose, engine.parts
-    read_on, decoding = policy.read_on, [0]
-
-    def scripted(scores: Tensor, row: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        drawn, logprobs = choose(scores, row, *rest)
-        tokens = _some_tokens(policy, len(drawn))
-        if len(drawn) > 1 and decoding[0] == min(length, _STEPS) - 2:
-            tokens[-1] = policy.end_token_ids[0]
-        rehearsal.ledger.part = parts.COMPLETION_CACHE
-        return tokens, logprobs
-
-    def skipping(state: ReadState, *rest: Any) -> Any:
-        decoding[0] += 1
-        if decoding[0] == 2 and length > _STEPS:
-            state = rehearsal.skip(state, length - _STEPS)
-        return read_on(state, *rest)
-
-    def in_full(prompts: Any, group_size: int, new_tokens: int, *rest: Any) -> Any:
-        decoding[0] = 0
-        yield next(divide(prompts, group_size, length, *rest))
-
-    policy.read_on = skipping
-    engine._choose, engine.parts = scripted, in_full
-    try:
-        yield
-    finally:
-        engine._choose, engine.parts = choose, divide
-        del policy.read_on
-
-
-def _some_tokens(policy: HFVisionLanguagePolicy, count: int) -> Tensor:
-    """Return tokens none of which ends a completion, all different."""
-    tokens = torch.arange(count + len(policy.end_token_ids))
-    return tokens[~torch.isin(tokens, torch.tensor(policy.end_token_ids))][:count]

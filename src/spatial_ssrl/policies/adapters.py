@@ -12,19 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    load_peft_weights,
-)
 from torch import nn
 from transformers import PreTrainedModel
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.policies.adapted import Adapted, AdapterConfig
 from spatial_ssrl.policies.freezing import FrozenParts
-from spatial_ssrl.policies.lora_linear import quicken
 from spatial_ssrl.policies.module_names import ending_in, nothing_matches
 
 _log = logging.getLogger(__name__)
@@ -81,7 +74,7 @@ def add_adapter(
     settings: LoraSettings,
     frozen: FrozenParts = FrozenParts(),  # noqa: B008
     revision: str | None = None,
-) -> PeftModel:
+) -> Adapted:
     """Put fresh adapters on a model and freeze everything else.
 
     Args:
@@ -93,6 +86,10 @@ def add_adapter(
     Raises:
         ConfigError: If the settings match no module of the model, or frozen ones.
     """
+    from peft import LoraConfig, get_peft_model
+
+    from spatial_ssrl.policies.lora_linear import quicken
+
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
@@ -127,7 +124,7 @@ def load_adapter(
     settings: LoraSettings | None = None,
     frozen: FrozenParts = FrozenParts(),  # noqa: B008
     revision: str | None = None,
-) -> PeftModel:
+) -> Adapted:
     """Put a saved PEFT adapter on a model, ready to be trained further.
 
     Args:
@@ -141,6 +138,10 @@ def load_adapter(
         ConfigError: If the folder holds no adapter, or one made for another model, with other
             settings, or for frozen parts only.
     """
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+
+    from spatial_ssrl.policies.lora_linear import quicken
+
     if not (folder / "adapter_config.json").is_file():
         raise ConfigError(
             f"adapter: {folder} holds no adapter_config.json; name a folder a policy was saved to."
@@ -158,7 +159,7 @@ def load_adapter(
             f"adapter: {folder} does not fit {type(network).__name__}: {len(odd)} tensors are on "
             f"one side only, the first {min(odd)!r}; name the model it was trained on."
         )
-    saved = cast(LoraConfig, model.peft_config["default"])
+    saved = cast(AdapterConfig, model.peft_config["default"])
     if settings is not None:
         _check_settings(folder, saved, settings)
     _adopt(folder, saved, network, revision)
@@ -174,7 +175,7 @@ def load_adapter(
     return model
 
 
-def _check_settings(folder: Path, saved: LoraConfig, settings: LoraSettings) -> None:
+def _check_settings(folder: Path, saved: AdapterConfig, settings: LoraSettings) -> None:
     there = (saved.r, saved.lora_alpha, saved.use_rslora, saved.use_dora)
     wanted = (settings.rank, settings.alpha, settings.rank_stabilized, settings.dora)
     if there != wanted:
@@ -189,7 +190,9 @@ def _check_settings(folder: Path, saved: LoraConfig, settings: LoraSettings) -> 
         )
 
 
-def _adopt(folder: Path, saved: LoraConfig, network: PreTrainedModel, revision: str | None) -> None:
+def _adopt(
+    folder: Path, saved: AdapterConfig, network: PreTrainedModel, revision: str | None
+) -> None:
     """Let a loaded adapter name the model it is on; say so when it names another.
 
     Only a warning: a name is no identity. Folders move, hubs have mirrors, and a model with
@@ -211,7 +214,7 @@ def _same_place(one: str, other: str) -> bool:
     return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
+def save_adapter(model: Adapted, folder: Path) -> None:
     """Write an adapter so that plain PEFT loads it on the plain base model."""
     # False: whole embeddings are saved only where modules_to_save asks for them; finding out
     # by itself would make PEFT look the base model up on the hub.

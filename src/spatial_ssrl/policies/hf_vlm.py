@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -17,6 +16,7 @@ from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.policies import families, group_cache, weights
+from spatial_ssrl.policies.adapted import Adapted, is_adapted
 from spatial_ssrl.policies.adapters import LoraSettings, add_adapter, load_adapter, save_adapter
 from spatial_ssrl.policies.base import (
     POLICIES,
@@ -116,7 +116,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self.gradient_checkpointing = gradient_checkpointing
         self.max_prompt_tokens = max_prompt_tokens
         self.long_prompts = long_prompts
-        self._model: PreTrainedModel | PeftModel | None = None
+        self._model: PreTrainedModel | Adapted | None = None
         self._processor: ProcessorMixin | None = None
         self._reference = Reference()
         self.inputs: frozenset[str] = frozenset()
@@ -180,7 +180,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             prepare_recomputation(network)
         self.eval()
 
-    def _adapted(self, network: PreTrainedModel) -> PreTrainedModel | PeftModel:
+    def _adapted(self, network: PreTrainedModel) -> PreTrainedModel | Adapted:
         frozen = freeze_parts(network, self.freeze)
         if self.adapter is not None:
             return load_adapter(network, Path(self.adapter), self.lora, frozen, self.revision)
@@ -214,7 +214,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         return cast(PreTrainedTokenizerBase, self.processor.tokenizer)
 
     @property
-    def model(self) -> PreTrainedModel | PeftModel:
+    def model(self) -> PreTrainedModel | Adapted:
         """The model with its adapters.
 
         Raises:
@@ -228,7 +228,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     def network(self) -> PreTrainedModel:
         """The transformers model itself, adapters living inside its layers."""
         model = self.model
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base = model.get_base_model() if is_adapted(model) else model
         return cast(PreTrainedModel, base)
 
     def collator(self, answer_of: Callable[[Question], str] | None = None) -> Collator:
@@ -401,14 +401,14 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         """
 
         def write(folder: Path) -> None:
-            if isinstance(self.model, PeftModel):
+            if is_adapted(self._model):
                 self.save_adapter(folder)
             else:
-                self.model.save_pretrained(folder)
+                self.model.save_pretrained(str(folder))
             self.processor.save_pretrained(folder)
 
         weights.write_folder(Path(directory), write)
 
     def save_adapter(self, directory: Path) -> None:
         """Write the adapter alone (PEFT layout) into an empty folder."""
-        save_adapter(cast(PeftModel, self.model), directory)
+        save_adapter(cast(Adapted, self.model), directory)

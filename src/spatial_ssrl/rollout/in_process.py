@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,8 +60,8 @@ class InProcess(RolloutEngine):
         once, limit = policy.keeps_prompts_once, sampling.max_new_tokens
         # What is drawn into was made outside, so that later losses may hold on to it.
         with torch.inference_mode():  # A tenth faster than `no_grad` on small models.
-            for part in parts(prompts, group_size, limit, self.batch_tokens, once):
-                _sample_part(policy, prompts, part, group_size, sampling, draw)
+            for part in self.divide(prompts, group_size, limit, once):
+                _sample_part(self, policy, prompts, part, group_size, sampling, draw)
         width = int(draw.mask.sum(1).max())
         tokens, mask = draw.tokens[:, :width], draw.mask[:, :width]
         policy.tokens += TokenCount(repeated=repeated_tokens(prompts, mask))
@@ -72,6 +73,14 @@ class InProcess(RolloutEngine):
             truncated=draw.truncated,
             group_size=group_size,
         )
+
+    def divide(self, prompts: PromptBatch, group: int, limit: int, once: bool) -> Iterator[Part]:
+        """Yield what is sampled together; see `rollout.parts.parts`."""
+        return parts(prompts, group, limit, self.batch_tokens, once)
+
+    def choose(self, scores: Tensor, row: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        """Draw the next tokens; see `_choose`."""
+        return _choose(scores, row, *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,7 @@ class _Draw:
 
 
 def _sample_part(
+    engine: InProcess,
     policy: PolicyBackbone,
     prompts: PromptBatch,
     part: Part,
@@ -132,7 +142,7 @@ def _sample_part(
     state = policy.for_sampling([_read(policy, prompts, rows) for rows in alike])
     for step in range(limit):
         scores = policy.logits(state.hidden)
-        chosen, logprobs = _choose(scores, row, draw.uniform[live, step], sampling)
+        chosen, logprobs = engine.choose(scores, row, draw.uniform[live, step], sampling)
         draw.tokens[live, step], draw.mask[live, step] = chosen, True
         draw.logprobs[live, step] = logprobs
         going = ~torch.isin(chosen, ends) & ~stops.completed(draw.tokens[live, : step + 1])
