@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from spatial_ssrl.planning.ghosts import Ghosts
 from spatial_ssrl.planning.ledger import Ledger, Peak
 from spatial_ssrl.planning.script import STEPS, Scripted, first_passes
 from spatial_ssrl.planning.source import GhostSource, ready_bitsandbytes
+from spatial_ssrl.policies.attention_parts import as_on_other_devices
 from spatial_ssrl.policies.base import ReadState
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.rollout import InProcess
@@ -54,7 +56,8 @@ class Rehearsal:
         source: The model's configuration and processor; None for a policy that is built from
             its own settings.
         granularity: See `Ledger`.
-        foreach: Whether the optimiser updates all tensors at once, as PyTorch's do on CUDA.
+        cuda: Whether to do as on CUDA, where optimisers update all tensors at once and attention
+            reads prompts and rows as one.
         known: See `Ghosts`.
     """
 
@@ -63,9 +66,10 @@ class Rehearsal:
         module: PolicyModule,
         source: GhostSource | None,
         granularity: int = 1,
-        foreach: bool = False,
+        cuda: bool = False,
         known: dict[Any, Any] | None = None,
     ) -> None:
+        self._device = as_on_other_devices if cuda else nullcontext
         self.ledger = Ledger(granularity)
         self.ghosts = Ghosts(self.ledger, known)
         self.module = unloaded_twin(module)
@@ -87,7 +91,7 @@ class Rehearsal:
                 with policy.reference():  # Fixed as training starts.
                     pass
             self.stage.enter("optimiser", parts.OPTIMISER)
-            self.optimizer = self._optimizer(foreach)
+            self.optimizer = self._optimizer(cuda)
             self._take_step()
 
     @property
@@ -98,7 +102,7 @@ class Rehearsal:
 
     def sample(self, prompt: PromptBatch, step: Step) -> dict[str, Peak]:
         """Return the peak of each moment of sampling; arguments as in `update`."""
-        with self.ghosts:
+        with self.ghosts, self._device():
             self._sample(self._batch(prompt, step), step)
             return self._moments()
 
@@ -109,7 +113,7 @@ class Rehearsal:
             prompt: The largest question, alone.
             step: How many of them, and what becomes of them.
         """
-        with self.ghosts:
+        with self.ghosts, self._device():
             prompts = self._batch(prompt, step)
             if isinstance(self.module, RLModule):
                 self._update(prompts, step)
