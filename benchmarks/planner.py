@@ -1,6 +1,7 @@
 """Predicted against measured peak memory: three families, LoRA, QLoRA and full fine-tuning.
 
-    python benchmarks/planner.py
+    python benchmarks/planner.py            # goes on where it was stopped
+    python benchmarks/planner.py --afresh
 
 On a CPU, by the records of PyTorch's allocator. Models have 5 to 30 M random weights, prompts
 several hundred tokens. Results go to benchmarks/planner.json.
@@ -8,6 +9,8 @@ several hundred tokens. Results go to benchmarks/planner.json.
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import json
 import sys
 import tempfile
@@ -18,16 +21,19 @@ from typing import Any
 
 import bitsandbytes
 import torch
+import transformers
 from measured_memory import ByLength, measure
 from small_models import FAMILIES, question, write
 from transformers import AutoConfig
 
 from spatial_ssrl.algorithms import GRPO
+from spatial_ssrl.core.files import write_json
 from spatial_ssrl.planning import GhostSource, Predictor, Step
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, SamplingSettings
 from spatial_ssrl.policies.quantization import QuantSettings
 from spatial_ssrl.training import RLModule, UpdateSettings
 
+RESULTS = Path(__file__).with_suffix(".json")
 ADAPTATIONS: dict[str, dict[str, Any]] = {
     "lora": {"lora": LoraSettings(rank=16)},
     "qlora": {"lora": LoraSettings(rank=16), "quantization": QuantSettings()},
@@ -79,35 +85,44 @@ def compare(
 
 
 def main() -> None:
-    """Compare all, print and write."""
+    """Compare what was not compared yet, print and write."""
     warnings.filterwarnings("ignore")
-    results: list[dict[str, Any]] = []
+    afresh = "--afresh" in sys.argv or not RESULTS.exists()
+    rows: list[dict[str, Any]] = [] if afresh else json.loads(RESULTS.read_text())["results"]
+    known = {(row["family"], row["adaptation"], row["gradient_checkpointing"]) for row in rows}
     with tempfile.TemporaryDirectory() as scratch:
-        for family in FAMILIES:
-            folder = write(Path(scratch, family), family)
-            for adaptation in ADAPTATIONS:
-                for checkpointing in (False, True):
-                    found = compare(folder, adaptation, STEP, checkpointing)
-                    row = {
-                        "family": family,
-                        "adaptation": adaptation,
-                        "gradient_checkpointing": checkpointing,
-                        **found,
-                    }
-                    results.append(row)
-                    print(json.dumps(row), flush=True)
-    ratios = [row[stage]["ratio"] for row in results for stage in ("sampling", "update")]
-    summary = {
+        for case in itertools.product(FAMILIES, ADAPTATIONS, (False, True)):
+            if case in known:
+                continue
+            family, adaptation, checkpointing = case
+            folder = Path(scratch, family)
+            if not folder.exists():
+                write(folder, family)
+            row = {
+                "family": family,
+                "adaptation": adaptation,
+                "gradient_checkpointing": checkpointing,
+                **compare(folder, adaptation, STEP, checkpointing),
+            }
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write_json(RESULTS, _summary(rows))
+    summary = _summary(rows)
+    print(f"ratios from {summary['lowest_ratio']} to {summary['highest_ratio']}")
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    ratios = [row[stage]["ratio"] for row in rows for stage in ("sampling", "update")]
+    return {
+        "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "bitsandbytes": bitsandbytes.__version__,
         "step": asdict(STEP),
         "lowest_ratio": min(ratios),
         "highest_ratio": max(ratios),
-        "results": results,
+        "results": rows,
     }
-    if "--dry" not in sys.argv:
-        Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
-    print(f"ratios from {min(ratios)} to {max(ratios)}")
 
 
 if __name__ == "__main__":
