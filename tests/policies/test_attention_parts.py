@@ -80,10 +80,10 @@ def test_rows_find_what_one_softmax_finds_and_so_do_gradients(
 
     def in_parts(*states: Tensor) -> Tensor:
         query, *keys = states
-        masks = None if masked == "nothing" else hidden_where(before).double()
+        masks = None if masked == "nothing" else hidden_where(before)
         return attend_to_prompts_and_rows(
             query, (keys[0], keys[1]), (keys[2], keys[3]), members,
-            (masks, hidden_where(own).double()), SCALE,
+            (masks, hidden_where(own)), SCALE,
         )  # fmt: skip
 
     def in_one(*states: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 # a defined, if useless, share there, which weighs exactly zero beside any other part.
 _HIDDEN = torch.finfo(torch.float32).min / 2
 
-
 _fused_devices = {"cpu"}
 
 
@@ -111,16 +110,16 @@ def attend_to_prompts_and_rows(
         row: Keys and values of rows, each of shape (R, H, W, d).
         members: Which prompt each row continues.
         masks: Added to scores of the prompt, shape (R, 1, 1 or W, P), and of the row itself,
-            shape (R, 1, W, W), each of the type of the states; None adds nothing.
+            shape (R, 1, W, W); None adds nothing.
         scale: Factor of the scores.
 
     Returns:
         Shape (R, A, W, d), of the type of the states.
     """
-    before, own = masks
+    states = _of_one_type(query, *prompt, *row)
+    before, own = (None if mask is None else mask.to(states[0].dtype) for mask in masks)
     if before is not None:
         before = members.gather(before.expand(-1, -1, query.shape[2], -1))
-    states = _of_one_type(query, *prompt, *row)
     out: Tensor = _TwoParts.apply(*states, members, before, own, scale)
     return out.to(query.dtype)
 

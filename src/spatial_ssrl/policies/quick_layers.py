@@ -49,7 +49,7 @@ class _PatchProduct:
     weight: Tensor
     bias: Tensor | None
 
-    def forward(self, input: Tensor) -> Tensor:  # PyTorch's name
+    def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of patches, shape (N, out, 1, ...)."""
         if input.shape[2:] != self.kernel_size:
             return super().forward(input)  # type: ignore[misc,no-any-return]
@@ -78,7 +78,8 @@ def quicken_layers(network: nn.Module) -> None:
                 module.__class__ = PatchConv2d if kind is nn.Conv2d else PatchConv3d
         elif kind.__name__ in _RMS_NORMS and kind.__module__.startswith("transformers."):
             # A subclass of the layer's own class, which initialisation and PEFT may ask for.
-            quick.setdefault(kind, type(kind.__name__, (QuickRMSNorm, kind), {}))
+            if kind not in quick:
+                quick[kind] = type(kind.__name__, (QuickRMSNorm, kind), {})
             module.__class__ = quick[kind]
 
 

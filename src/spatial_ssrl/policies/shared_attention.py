@@ -178,11 +178,10 @@ def shared_attention(
     if rows == 0:
         return out.flatten(0, 1).unsqueeze(0), None
     if fused_on(query.device) and dropout == 0:
-        before = None if masks.all_before else masks.before.to(query.dtype)
-        own = masks.own.to(query.dtype)
+        before = None if masks.all_before else masks.before
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         found = attend_to_prompts_and_rows(
-            row_q, (k, v), (row_k, row_v), layout.members, (before, own), scale
+            row_q, (k, v), (row_k, row_v), layout.members, (before, masks.own), scale
         ).transpose(1, 2)
     else:
         if layout.question is not None:  # Plain indexing would add up gradients in any order.
