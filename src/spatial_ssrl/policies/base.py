@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from spatial_ssrl.core.registry import Registry
 from spatial_ssrl.policies.counting import TokenCount
 from spatial_ssrl.policies.group_cache import GroupCache
 from spatial_ssrl.policies.sampling import SamplingSettings
+
+if TYPE_CHECKING:
+    from spatial_ssrl.policies.fixed_step import FixedStep
 
 Trained = Literal["adapters", "pretrained", "scratch"]
 """What learns: adapters, every weight of a pretrained model, or a model that knows nothing."""
@@ -172,6 +175,20 @@ class PolicyBackbone(nn.Module, ABC):
         """
         (state,) = states
         return state
+
+    @property
+    def has_fixed_steps(self) -> bool:
+        """Whether there are steps of decoding that can be recorded: see `fixed_step`."""
+        return False
+
+    def fixed_step(self, state: ReadState, room: int) -> FixedStep:
+        """Return a step of decoding that can be recorded, such as by a CUDA graph.
+
+        Args:
+            state: Made `for_sampling`, or selected from such a one.
+            room: Tokens of completions there is to be room for.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no fixed steps.")
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:

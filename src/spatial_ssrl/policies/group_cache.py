@@ -59,9 +59,17 @@ class GroupLayer(DynamicLayer):
         self.said_keys[:, :, self.length : end] = key_states
         self.said_values[:, :, self.length : end] = value_states
         self.length = end
-        said = self.said_keys[:, :, :end]
-        setattr(said, _LAYER, self)
-        return said, self.said_values[:, :, :end]
+        return self.for_attention(self.said_keys[:, :, :end]), self.said_values[:, :, :end]
+
+    def for_attention(self, keys: Tensor) -> Tensor:
+        """Return keys by which `group_attention` finds the prompt that goes before them."""
+        setattr(keys, _LAYER, self)
+        return keys
+
+    @property
+    def said(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of what rows said, with room that is not used yet."""
+        return self.said_keys, self.said_values
 
     def get_seq_length(self) -> int:
         """Return the tokens of prompt and completion so far."""

@@ -29,6 +29,7 @@ from spatial_ssrl.policies.base import (
 from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
+from spatial_ssrl.policies.fixed_step import FixedStep, can_be_fixed
 from spatial_ssrl.policies.freezing import check_groups, freeze_parts, keep_statistics
 from spatial_ssrl.policies.head import float32_logits, head_width, other_logits
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
@@ -299,6 +300,15 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         if not self.keeps_prompts_once:
             return super().for_sampling(states)
         return ReadState.keeping_prompts_once(states)
+
+    @property
+    def has_fixed_steps(self) -> bool:
+        """Whether all layers see all that was said, from a prompt kept once."""
+        return self.keeps_prompts_once and can_be_fixed(self.network)
+
+    def fixed_step(self, state: ReadState, room: int) -> FixedStep:
+        """Return a step of decoding that can be recorded; see `PolicyBackbone.fixed_step`."""
+        return FixedStep(self.network, state, room)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return next-token logits, (..., V), float32; placeholders are -inf.

@@ -15,6 +15,8 @@ from spatial_ssrl.policies.base import PolicyBackbone, ReadState
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.sampling import SamplingSettings, adjusted_logits
 from spatial_ssrl.rollout.base import ROLLOUTS, RolloutEngine
+from spatial_ssrl.rollout.continuing import Branching, Continuation, Recorded, Recorder
+from spatial_ssrl.rollout.cuda_graphs import CudaGraphs
 from spatial_ssrl.rollout.noise import completion_numbers
 from spatial_ssrl.rollout.parts import Part, parts
 from spatial_ssrl.rollout.stops import StopTexts
@@ -34,18 +36,25 @@ class InProcess(RolloutEngine):
         batch_tokens: Most tokens whose keys and values are kept at once, counted as if every
             completion reached the length limit; a batch that needs more is sampled in parts,
             which changes memory and time, not completions. None samples all at once.
+        cuda_graphs: Record a step of decoding and launch it at once instead of kernel by kernel,
+            for models so fast that launching takes longer than computing. Each completion has a
+            row of its own then. Does nothing on other devices, nor for models with sliding
+            windows. Not measured on a card yet, therefore off unless asked for; the first
+            recording is checked against the plain step.
 
     Raises:
         ConfigError: If `batch_tokens` is less than 1.
     """
 
-    def __init__(self, batch_tokens: int | None = None) -> None:
+    def __init__(self, batch_tokens: int | None = None, cuda_graphs: bool = False) -> None:
         if batch_tokens is not None and batch_tokens < 1:
             raise ConfigError(
                 f"batch_tokens must be at least 1, got {batch_tokens}; "
                 "leave it out to set no limit."
             )
         self.batch_tokens = batch_tokens
+        self.cuda_graphs = cuda_graphs
+        self._graphs = CudaGraphs()
 
     def sample(
         self,
@@ -77,6 +86,17 @@ class InProcess(RolloutEngine):
     def divide(self, prompts: PromptBatch, group: int, limit: int, once: bool) -> Iterator[Part]:
         """Yield what is sampled together; see `rollout.parts.parts`."""
         return parts(prompts, group, limit, self.batch_tokens, once)
+
+    def continuation(self, policy: PolicyBackbone, state: ReadState, limit: int) -> Continuation:
+        """Return how completions of at most `limit` tokens go on from what was read."""
+        recorder = self.recorder(state.hidden.device)
+        if recorder is None or not policy.has_fixed_steps:
+            return Branching(policy, state)
+        return Recorded(policy, state, limit, recorder)
+
+    def recorder(self, device: torch.device) -> Recorder | None:
+        """Return how steps of decoding are recorded on a device; None if they are not."""
+        return self._graphs if self.cuda_graphs and device.type == "cuda" else None
 
     def choose(self, scores: Tensor, row: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         """Draw the next tokens; see `_choose`."""
@@ -139,9 +159,11 @@ def _sample_part(
     completions = torch.arange(part.first, part.stop, device=device)
     live = (questions.unsqueeze(1) * group_size + completions).flatten()
     row = torch.arange(len(questions), device=device).repeat_interleave(len(completions))
-    state = policy.for_sampling([_read(policy, prompts, rows) for rows in alike])
+    continuation = engine.continuation(
+        policy, policy.for_sampling([_read(policy, prompts, rows) for rows in alike]), limit
+    )
     for step in range(limit):
-        scores = policy.logits(state.hidden)
+        scores = policy.logits(continuation.hidden)
         chosen, logprobs = engine.choose(scores, row, draw.uniform[live, step], sampling)
         draw.tokens[live, step], draw.mask[live, step] = chosen, True
         draw.logprobs[live, step] = logprobs
@@ -149,12 +171,7 @@ def _sample_part(
         live, row, chosen = live[going], row[going], chosen[going]
         if len(live) == 0 or step == limit - 1:
             break
-        branches, row = torch.unique(row * scores.shape[-1] + chosen, return_inverse=True)
-        parents = branches // scores.shape[-1]
-        if not _is_identity(parents, len(state.hidden)):
-            state = state.select(parents)
-        new = (branches % scores.shape[-1]).unsqueeze(1)
-        state, _ = policy.read_on(state, new, torch.ones_like(new, dtype=torch.bool))
+        row = continuation.go_on(row, chosen)
     draw.truncated[live] = True
 
 
@@ -200,9 +217,3 @@ def _rank(row: Tensor, rows: int) -> Tensor:
     rank = torch.empty_like(row)
     rank[order] = torch.arange(len(row), device=row.device) - starts[row[order]]
     return rank
-
-
-def _is_identity(parents: Tensor, rows: int) -> bool:
-    return len(parents) == rows and bool(
-        (parents == torch.arange(rows, device=parents.device)).all()
-    )

@@ -1,0 +1,135 @@
+"""Ways to let completions go on by the tokens that were drawn for them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spatial_ssrl.policies.base import PolicyBackbone, ReadState
+from spatial_ssrl.policies.counting import TokenCount
+from spatial_ssrl.policies.fixed_step import FixedStep
+
+Recorder = Callable[[FixedStep], Callable[[], None]]
+"""Records a step without taking it, and returns what takes it as often as called."""
+
+_ROOM = 64  # tokens there is room for at first
+_WARM_UP = 3  # steps taken before one is recorded, in which libraries set themselves up
+_WORTH = 16  # steps left below which nothing new is recorded
+
+
+class Continuation(ABC):
+    """What live completions have read, and how they go on.
+
+    Attributes:
+        hidden: Last hidden state of each row of the cache, shape (R, d).
+    """
+
+    hidden: Tensor
+
+    @abstractmethod
+    def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
+        """Read one more token of each live completion.
+
+        Args:
+            row: Cache row of each live completion, shape (L,), int64.
+            chosen: Its next token, shape (L,), int64.
+
+        Returns:
+            Its cache row from now on, shape (L,), int64.
+        """
+
+
+class Branching(Continuation):
+    """Completions that agree so far share a row; rows that nobody is on leave.
+
+    Args:
+        policy: The policy.
+        state: What was read, made `for_sampling`.
+    """
+
+    def __init__(self, policy: PolicyBackbone, state: ReadState) -> None:
+        self._policy, self._state = policy, state
+        self.hidden = state.hidden
+
+    def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
+        """Read one more token of each distinct branch; see `Continuation.go_on`."""
+        width = self._policy.vocabulary_size
+        branches, row = torch.unique(row * width + chosen, return_inverse=True)
+        parents = branches // width
+        if not _is_identity(parents, len(self._state.hidden)):
+            self._state = self._state.select(parents)
+        new = (branches % width).unsqueeze(1)
+        real = torch.ones_like(new, dtype=torch.bool)
+        self._state, _ = self._policy.read_on(self._state, new, real)
+        self.hidden = self._state.hidden
+        return row
+
+
+class Recorded(Continuation):
+    """Completions go on by a step that was recorded, such as a CUDA graph.
+
+    A recorded step has a fixed number of rows, one a completion, and room for a fixed number of
+    tokens. When the room is used up, twice as much is taken, and when half of the completions
+    have ended, the rows of the others; either takes a new recording. Rows of completions that
+    ended meanwhile go on saying something that nobody reads.
+
+    Args:
+        policy: The policy, which `has_fixed_steps`.
+        state: What was read, made `for_sampling`.
+        limit: Most tokens of a completion.
+        record: How a step is recorded.
+    """
+
+    def __init__(
+        self, policy: PolicyBackbone, state: ReadState, limit: int, record: Recorder
+    ) -> None:
+        self._policy, self._limit, self._record = policy, limit, record
+        self._state: ReadState | None = state
+        self._step: FixedStep | None = None
+        self._run: Callable[[], None] | None = None
+        self._taken = self._said = 0
+        self.hidden = state.hidden
+
+    def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
+        """Read one more token of each row; see `Continuation.go_on`."""
+        if self._must_begin(len(row)):
+            self._begin(row)
+            row = torch.arange(len(row), device=row.device)
+        step = self._step
+        assert step is not None
+        step.tokens[row, 0] = chosen
+        if self._run is None and self._taken >= _WARM_UP and self._worth_it():
+            self._run = self._record(step)
+        (self._run or step)()
+        self._taken, self._said = self._taken + 1, self._said + 1
+        self._policy.tokens += TokenCount(computed=len(step))
+        self.hidden = step.hidden
+        return row
+
+    def _must_begin(self, live: int) -> bool:
+        step = self._step
+        if step is None or self._said == step.room:
+            return True
+        return 2 * live <= len(step) and self._worth_it()
+
+    def _worth_it(self) -> bool:
+        return self._limit - self._said > _WORTH
+
+    def _begin(self, row: Tensor) -> None:
+        """Take a step whose rows are those of the live completions, with room for more."""
+        state = self._state if self._step is None else self._step.state(self._said)
+        assert state is not None
+        # Nothing of what was is held on to while memory for what comes is taken.
+        self._state = self._step = self._run = None
+        state = state.select(row)
+        self._step = self._policy.fixed_step(state, min(max(_ROOM, 2 * self._said), self._limit))
+        self._taken = 0
+
+
+def _is_identity(parents: Tensor, rows: int) -> bool:
+    return len(parents) == rows and bool(
+        (parents == torch.arange(rows, device=parents.device)).all()
+    )

@@ -1,0 +1,159 @@
+"""Completions continued by recorded steps, against plain sampling."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from spatial_ssrl.policies import HFVisionLanguagePolicy, SamplingSettings
+from spatial_ssrl.policies.fixed_step import FixedStep
+from spatial_ssrl.rollout import InProcess, cuda_graphs
+from spatial_ssrl.rollout.continuing import Recorder
+from support.markov import MarkovChain
+from support.recording import recorded
+from support.tiny_models import random_question, write_tiny
+from support.tiny_vlm import loud_policy, mixed_questions
+
+
+class Recording(InProcess):
+    """Records steps on a CPU as it would on a card."""
+
+    def __init__(self, record: Recorder = recorded) -> None:
+        super().__init__(cuda_graphs=True)
+        self.rows: list[int] = []
+        self.record = record
+
+    def recorder(self, device: torch.device) -> Recorder:
+        def noted(step: FixedStep) -> Callable[[], None]:
+            self.rows.append(len(step))
+            return self.record(step)
+
+        return noted
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("family", ["tiny_vlm", "qwen2_5_vl"])
+def test_completions_are_those_of_plain_sampling(family: str, seed: int, tmp_path: Path) -> None:
+    # Long enough for the room to be doubled twice, most completions ending on the way.
+    sampling = SamplingSettings(max_new_tokens=200)
+    if family == "tiny_vlm":
+        policy, questions = loud_policy(), mixed_questions()
+    else:
+        policy = HFVisionLanguagePolicy(str(write_tiny(tmp_path)))
+        policy.load()
+        questions = [random_question(1, "Which?", seed=1), random_question(2, "Order.", seed=2)]
+    prompts = policy.collator()(questions)
+    engine = Recording()
+    found = engine.sample(policy, prompts, 6, sampling, seed)
+    wanted = InProcess().sample(policy, prompts, 6, sampling, seed)
+    assert torch.equal(found.tokens, wanted.tokens)
+    assert torch.equal(found.mask, wanted.mask)
+    assert torch.equal(found.truncated, wanted.truncated)
+    torch.testing.assert_close(found.logprobs, wanted.logprobs, atol=1e-5, rtol=1e-5)
+    lengths = wanted.mask.sum(1)
+    assert lengths.max() > 128
+    # Rows are given up when half of those on them have ended, and never taken back.
+    assert engine.rows[0] <= 6 * len(questions)
+    assert sorted(engine.rows, reverse=True) == engine.rows
+    assert engine.rows[-1] < engine.rows[0]
+
+
+def test_short_ends_are_not_recorded() -> None:
+    policy = loud_policy()
+    prompts = policy.collator()(mixed_questions())
+    engine = Recording()
+    found = engine.sample(policy, prompts, 4, SamplingSettings(max_new_tokens=16), 0)
+    assert engine.rows == []
+    wanted = InProcess().sample(policy, prompts, 4, SamplingSettings(max_new_tokens=16), 0)
+    assert torch.equal(found.tokens, wanted.tokens)
+
+
+def test_other_policies_and_devices_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, engine = MarkovChain(), Recording()
+    sampling = SamplingSettings(max_new_tokens=40)
+    monkeypatch.setattr(MarkovChain, "has_fixed_steps", False, raising=False)
+    found = engine.sample(chain, chain.prompts(), 4, sampling, 0)  # type: ignore[arg-type]
+    wanted = InProcess().sample(chain, chain.prompts(), 4, sampling, 0)  # type: ignore[arg-type]
+    assert torch.equal(found.tokens, wanted.tokens)
+    assert engine.rows == []
+    assert InProcess(cuda_graphs=True).recorder(torch.device("cpu")) is None
+    assert InProcess(cuda_graphs=True).recorder(torch.device("cuda")) is not None
+    assert InProcess().recorder(torch.device("cuda")) is None
+
+
+# Recordings that fail.
+
+
+def wrongly(step: FixedStep) -> Callable[[], None]:
+    """Return a replay that goes wrong in what it finds."""
+    replay = recorded(step)
+
+    def off() -> None:
+        replay()
+        step.hidden.add_(0.1 * step.hidden.abs().max())
+
+    return off
+
+
+def refused(step: FixedStep) -> Callable[[], None]:
+    raise RuntimeError("operation not permitted when stream is capturing\nCompile with TORCH_USE")
+
+
+@pytest.mark.parametrize(("record", "said"), [(wrongly, "off hidden states"), (refused, "permit")])
+def test_sampling_goes_on_without(
+    record: Recorder,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tries = []
+
+    def tried(step: FixedStep) -> Callable[[], None]:
+        tries.append(step)
+        return record(step)
+
+    monkeypatch.setattr(cuda_graphs, "_recorded", tried)
+    policy, sampling = loud_policy(), SamplingSettings(max_new_tokens=150)
+    prompts = policy.collator()(mixed_questions())
+    engine = Recording(cuda_graphs.CudaGraphs())
+    with caplog.at_level(logging.WARNING):
+        found = engine.sample(policy, prompts, 6, sampling, 0)
+    assert len(engine.rows) > 1
+    assert len(tries) == 1
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("Sampling goes on without CUDA graphs: ")
+    assert said in message
+    assert "\n" not in message
+    wanted = InProcess().sample(policy, prompts, 6, sampling, 0)
+    assert torch.equal(found.tokens, wanted.tokens)
+    torch.testing.assert_close(found.logprobs, wanted.logprobs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_right_recording_is_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    replays = 0
+
+    def counted(step: FixedStep) -> Callable[[], None]:
+        replay = recorded(step)
+
+        def once() -> None:
+            nonlocal replays
+            replays += 1
+            replay()
+
+        return once
+
+    monkeypatch.setattr(cuda_graphs, "_recorded", counted)
+    policy, sampling = loud_policy(), SamplingSettings(max_new_tokens=60)
+    prompts = policy.collator()(mixed_questions())
+    with caplog.at_level(logging.WARNING):
+        found = Recording(cuda_graphs.CudaGraphs()).sample(policy, prompts, 6, sampling, 0)
+    assert not caplog.records
+    assert replays > 20
+    wanted = InProcess().sample(policy, prompts, 6, sampling, 0)
+    assert torch.equal(found.tokens, wanted.tokens)
