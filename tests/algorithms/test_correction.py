@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from spatial_ssrl.algorithms import GRPO, GSPO, ClipSettings, CorrectionSettings
+from spatial_ssrl.algorithms import (
+    DAPO,
+    GRPO,
+    GSPO,
+    RLOO,
+    ClipSettings,
+    CorrectionSettings,
+    RatioSettings,
+)
 from spatial_ssrl.algorithms.correction import correction_weights
 from spatial_ssrl.core.batches import LossInputs
 from support.golden import LENGTHS, LOGPROBS, MASK, OLD, SAMPLING
@@ -71,6 +79,10 @@ def test_statistics_and_needs() -> None:
     # Bounds of GSPO are narrower than what a sampler in bfloat16 may be off by.
     assert GSPO().needs_old_scores
     assert not GSPO(clip=ClipSettings()).needs_old_scores
+    assert DAPO(clip=ClipSettings(low=0.005, high=0.1)).needs_old_scores
+    # A product of ratios adds up what each token is off by.
+    assert RLOO().needs_old_scores
+    assert not RLOO(ratio=RatioSettings()).needs_old_scores
     inputs = LossInputs(LOGPROBS, OLD, None, SAMPLING, torch.ones_like(OLD), MASK)
     stats = algorithm.loss(inputs, algorithm.normaliser(LENGTHS)).stats
     weights, changed = correction_weights(OLD, SAMPLING, MASK, algorithm.correction)

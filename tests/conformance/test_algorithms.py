@@ -154,11 +154,10 @@ def test_signal_is_where_advantages_are(algorithm: Algorithm) -> None:
     signal = algorithm.has_signal(replace(given, old_logprobs=None, ref_logprobs=None))
     assert signal.dtype == torch.bool
     assert learning.any()
-    # A divergence in the reward may turn out to be 0, as here; nothing else may be waved through.
-    if getattr(algorithm, "kl_in_reward", False):
-        assert signal.all()
-    else:
-        assert torch.equal(signal, learning)
+    # The divergence is 0 here.
+    assert torch.equal(signal, learning)
+    apart = replace(given, ref_logprobs=update["ref_logprobs"] - 0.3)
+    assert torch.equal(algorithm.has_signal(apart), learning)
 
 
 def test_the_greedy_reward_is_read_only_where_asked_for(algorithm: Algorithm) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spatial_ssrl.algorithms import GRPO
+from spatial_ssrl.algorithms import GRPO, GSPO, RLOO, Algorithm, ReMax
+from spatial_ssrl.algorithms.settings import OverlongSettings
 from spatial_ssrl.core.batches import Feedback, PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question, Verdict
@@ -50,6 +51,28 @@ class Forgetful(InProcess):
         seed: int,
     ) -> Rollouts:
         return replace(super().sample(policy, prompts, group_size, sampling, seed), logprobs=None)
+
+
+class Rounding(InProcess):
+    """An engine that notes log-probabilities as if it computed with few bits."""
+
+    off = 0.03
+
+    def sample(self, *args: Any) -> Rollouts:
+        rollouts = super().sample(*args)
+        assert rollouts.logprobs is not None
+        noise = torch.randn(rollouts.mask.shape, generator=torch.Generator().manual_seed(0))
+        return replace(rollouts, logprobs=(rollouts.logprobs + self.off * noise) * rollouts.mask)
+
+
+class Unsure(InProcess):
+    """An engine that does not know one log-probability."""
+
+    def sample(self, *args: Any) -> Rollouts:
+        rollouts = super().sample(*args)
+        assert rollouts.logprobs is not None
+        rollouts.logprobs[0, 0] = math.nan
+        return rollouts
 
 
 def sgd(params: list[Tensor]) -> torch.optim.Optimizer:
@@ -160,6 +183,48 @@ def test_old_logprobs_are_scored_where_the_engine_keeps_none(tmp_path: Path) -> 
     assert furthest(kept, trained(tmp_path, 4, rollout=Forgetful(), **settings)) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "algorithm",
+    [RLOO(kl_coefficient=0.0), GSPO(), GRPO(kl_coefficient=0.0)],
+    ids=["rloo", "gspo", "grpo"],
+)
+def test_a_sampler_that_rounds_changes_no_single_step(algorithm: Algorithm, tmp_path: Path) -> None:
+    log, noisy = StepLog(), StepLog()
+    update = UpdateSettings(self_check=False)
+    exact = trained(tmp_path, 2, log, algorithm=algorithm, update=update)
+    rounded = trained(tmp_path, 2, noisy, algorithm=algorithm, update=update, rollout=Rounding())
+    assert furthest(exact, rounded) == 0
+    assert furthest(exact, trained(tmp_path, 0)) > 1e-4
+    for step in noisy.metrics:
+        assert step["train/clipped"] == step["train/old_kl"] == 0
+        assert step["train/ratio"] == 1
+        # Half the variance of what was added, to second order.
+        assert step["train/sampler_kl"] == pytest.approx(Rounding.off**2 / 2, rel=0.5)
+    assert log.metrics[0]["train/sampler_kl"] < 1e-8
+
+
+def test_what_a_sampler_does_not_know_is_scored(tmp_path: Path) -> None:
+    settings = {"update": UpdateSettings(inner_epochs=2, self_check=False)}
+    known = trained(tmp_path, 4, **settings)
+    assert furthest(known, trained(tmp_path, 4, rollout=Unsure(), **settings)) < 1e-4
+
+
+def test_groups_of_equal_rewards_are_flat_with_a_divergence_in_the_reward(tmp_path: Path) -> None:
+    log = StepLog()
+    end = trained(tmp_path, 2, log, algorithm=RLOO(), verifier=Constant())
+    assert [step["train/flat_groups"] for step in log.metrics] == [1.0, 1.0]
+    assert furthest(end, trained(tmp_path, 0)) == 0
+
+
+def test_the_greedy_baseline_is_penalised_for_its_length_too(tmp_path: Path) -> None:
+    # The whole penalty for every completion, the most likely ones as well: nothing to learn.
+    log, long = StepLog(), OverlongSettings(limit=1, margin=1)
+    remax = ReMax(kl_coefficient=0.0, overlong=long)
+    end = trained(tmp_path, 1, log, algorithm=remax, verifier=Constant())
+    assert log.metrics[0]["train/flat_groups"] == 1.0
+    assert furthest(end, trained(tmp_path, 0)) == 0
+
+
 def test_the_policy_is_frozen_but_for_its_weights(tmp_path: Path) -> None:
     module = tiny_rl()
     module.policy.load()
@@ -206,6 +271,7 @@ def test_everything_promised_is_logged(tmp_path: Path) -> None:
         "truncated",
         "kl",
         "old_kl",
+        "sampler_kl",
         "clipped",
         "entropy",
         "loss",

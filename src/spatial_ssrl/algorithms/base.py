@@ -21,7 +21,10 @@ class Algorithm(ABC):
 
     @property
     def needs_old_scores(self) -> bool:
-        """Whether `old_logprobs` must be scored by the policy, not taken from the sampler."""
+        """Whether `old_logprobs` must be scored by the policy, not taken from the sampler.
+
+        Where an update is one optimiser step they are what `loss` scores, whatever this says.
+        """
         return False
 
     @property
@@ -43,10 +46,20 @@ class Algorithm(ABC):
 
     @abstractmethod
     def has_signal(self, feedback: Feedback) -> Tensor:
-        """Return which questions have completions to learn from, shape (B,), bool.
+        """Return which questions' rewards tell completions apart, shape (B,), bool.
 
-        Asked before anything is scored: `old_logprobs` and `ref_logprobs` may be None.
+        A divergence that is taken from the reward does not count. Asked before anything is
+        scored: `old_logprobs` and `ref_logprobs` may be None.
         """
+
+    def shaped(self, rewards: Tensor, lengths: Tensor) -> Tensor:
+        """Return what is compared of the rewards of completions of some lengths.
+
+        Args:
+            rewards: As the verifier gave them, of any shape.
+            lengths: Tokens of each completion, of the same shape, int64.
+        """
+        return rewards
 
     @abstractmethod
     def advantages(self, feedback: Feedback) -> Tensor:

@@ -20,7 +20,8 @@ class GSPO(GRPO):
     """GRPO whose ratio is that of the whole completion, as a geometric mean over its tokens.
 
     The bounds are narrow because such a mean moves little: narrower than what bfloat16 lets
-    sampling and scoring differ by, so completions are scored anew before an update.
+    sampling and scoring differ by, so completions are scored anew before an update of several
+    optimiser steps.
 
     Departures from the paper: 1e-4 is added to the standard deviation. `ratio.level:
     "sequence_mean_token"` is the paper's token form.
@@ -53,8 +54,3 @@ class GSPO(GRPO):
         super().__init__(
             kl_coefficient, clip, ratio, kl, advantage, aggregation, correction, overlong
         )
-
-    @property
-    def needs_old_scores(self) -> bool:
-        """Always, unless bounds are as wide as those of tokens."""
-        return self.correction.active or min(self.clip.low, self.clip.above) < 0.01

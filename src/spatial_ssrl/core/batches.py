@@ -158,7 +158,8 @@ class ScoredRollouts:
         verdicts: What the verifier said of each, length N.
         rewards: Reward of each completion, shape (B, G), float32.
         advantages: Advantage of each token, shape (N, C), float32, 0 on padding.
-        old_logprobs: Under the weights that sampled, shape (N, C), float32.
+        old_logprobs: Under the weights that sampled, shape (N, C), float32; None when these
+            are the weights of the only optimiser step, whose own scores they are then.
         ref_logprobs: Under the reference policy, shape (N, C), float32; None when the
             algorithm uses no reference.
     """
@@ -167,7 +168,7 @@ class ScoredRollouts:
     verdicts: tuple[Verdict, ...]
     rewards: Tensor
     advantages: Tensor
-    old_logprobs: Tensor
+    old_logprobs: Tensor | None
     ref_logprobs: Tensor | None
 
 

@@ -60,6 +60,14 @@ def is_correct(verdict: Verdict) -> bool:
     return verdict.parts.get("accuracy", verdict.reward) >= 1.0
 
 
+def sample_greedily(
+    policy: PolicyBackbone, rollout: RolloutEngine, prompts: PromptBatch, sampling: SamplingSettings
+) -> Rollouts:
+    """Return the most likely completion of each prompt."""
+    greedy = replace(sampling, temperature=0.0)
+    return rollout.sample(policy, prompts, group_size=1, sampling=greedy, seed=0)
+
+
 def answer_greedily(
     policy: PolicyBackbone,
     rollout: RolloutEngine,
@@ -68,8 +76,7 @@ def answer_greedily(
     sampling: SamplingSettings,
 ) -> list[AnswerRecord]:
     """Answer each question with the most likely tokens, and judge the answers."""
-    greedy = replace(sampling, temperature=0.0)
-    rollouts = rollout.sample(policy, prompts, group_size=1, sampling=greedy, seed=0)
+    rollouts = sample_greedily(policy, rollout, prompts, sampling)
     verdicts = judge(verifier, prompts.questions, rollouts)
     return [
         AnswerRecord(

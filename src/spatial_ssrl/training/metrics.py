@@ -19,7 +19,9 @@ samples, because its update waits for more groups with signal, logs nothing of a
 | `truncated` | share of completions cut by the length limit |
 | `loss` | as named |
 | `kl` | mean divergence from the reference a token, as the algorithm estimates it |
-| `old_kl` | mean k3 divergence from the weights that sampled a token |
+| `old_kl` | mean k3 divergence from the weights that sampled a token; 0 where an update is one |
+|  | optimiser step |
+| `sampler_kl` | the same from what the sampler noted: how far it computes otherwise |
 | `ratio` | mean probability ratio of a token to the weights that sampled it |
 | `clipped` | share of tokens whose gradient is clipped |
 | `clipped_low`, `clipped_high` | the same, at the lower and at the upper bound |

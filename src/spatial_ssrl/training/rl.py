@@ -14,7 +14,7 @@ from torch import Tensor
 from spatial_ssrl.algorithms import Algorithm
 from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
 from spatial_ssrl.core.errors import ConfigError
-from spatial_ssrl.core.questions import Question, Verdict
+from spatial_ssrl.core.questions import Question
 from spatial_ssrl.core.seeding import seed_for
 from spatial_ssrl.policies.base import Collator, PolicyBackbone
 from spatial_ssrl.policies.sampling import SamplingSettings
@@ -22,7 +22,7 @@ from spatial_ssrl.rollout.base import RolloutEngine
 from spatial_ssrl.training.buffer import GroupBuffer
 from spatial_ssrl.training.failures import bad_reward, stop_if_any, within_memory
 from spatial_ssrl.training.groups import Groups, feedback_of, of_all_processes
-from spatial_ssrl.training.held_out import answer_greedily, judge
+from spatial_ssrl.training.held_out import judge, sample_greedily
 from spatial_ssrl.training.intervals import check_intervals
 from spatial_ssrl.training.metrics import (
     Metrics,
@@ -154,10 +154,11 @@ class RLModule(PolicyModule):
         rollouts = self.rollout.sample(self.policy, batch, self.group_size, self.sampling, seed)
         if not self.algorithm.needs_greedy:
             return rollouts, None
-        records = answer_greedily(self.policy, self.rollout, self.verifier, batch, self.sampling)
-        greedy = [Verdict(record.reward, {}) for record in records]
-        self._refuse(bad_reward(batch.questions, greedy, 1, type(self.verifier).__name__))
-        return rollouts, torch.tensor([verdict.reward for verdict in greedy], device=self.device)
+        likely = sample_greedily(self.policy, self.rollout, batch, self.sampling)
+        verdicts = judge(self.verifier, batch.questions, likely)
+        self._refuse(bad_reward(batch.questions, verdicts, 1, type(self.verifier).__name__))
+        rewards = torch.tensor([verdict.reward for verdict in verdicts], device=self.device)
+        return rollouts, self.algorithm.shaped(rewards, likely.mask.sum(dim=1))
 
     def _judge(
         self, questions: tuple[Question, ...], rollouts: Rollouts, greedy: Tensor | None
@@ -202,9 +203,15 @@ class RLModule(PolicyModule):
     def _with_old_logprobs(self, prompts: PromptBatch, groups: Groups) -> Groups:
         """Add log-probabilities under the weights that sampled, which are still the present."""
         old = groups.rollouts.logprobs
-        if old is None or self.algorithm.needs_old_scores:
+        scored = self.algorithm.needs_old_scores and not self._is_one_step
+        if old is None or scored or bool(old.isnan().any()):
             old = self._scores(prompts, groups)
         return replace(groups, old_logprobs=old)
+
+    @property
+    def _is_one_step(self) -> bool:
+        """Whether the weights of an update's only optimiser step are those that sampled."""
+        return self.update.optimizer_steps == 1 and not self.update.resamples
 
     def _with_advantages(self, prompts: PromptBatch, groups: Groups) -> ScoredRollouts:
         """Add reference log-probabilities and advantages."""
@@ -226,7 +233,7 @@ class RLModule(PolicyModule):
             verdicts=groups.verdicts,
             rewards=feedback.rewards,
             advantages=advantages[here.start * size : here.stop * size, : rollouts.mask.shape[1]],
-            old_logprobs=groups.old_logprobs,
+            old_logprobs=None if self._is_one_step else groups.old_logprobs,
             ref_logprobs=reference,
         )
 

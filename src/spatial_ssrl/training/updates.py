@@ -22,21 +22,23 @@ class MicroBatch:
         prompts: b questions.
         rollouts: Their n completions, all or, of one question, some; cut to the longest.
         advantages: Of each token, shape (n, c).
-        old_logprobs: Shape (n, c).
+        old_logprobs: Shape (n, c), or None; see `ScoredRollouts`.
         ref_logprobs: Shape (n, c), or None.
     """
 
     prompts: PromptBatch
     rollouts: Rollouts
     advantages: Tensor
-    old_logprobs: Tensor
+    old_logprobs: Tensor | None
     ref_logprobs: Tensor | None
 
     def loss_inputs(self, logprobs: Tensor) -> LossInputs:
         """Return what a loss reads, given log-probabilities with gradient, shape (n, c)."""
+        old = self.old_logprobs
         return LossInputs(
             logprobs=logprobs,
-            old_logprobs=self.old_logprobs,
+            # Ratios are exactly 1 then, whatever sampling and scoring differ by.
+            old_logprobs=logprobs.detach() if old is None else old,
             ref_logprobs=self.ref_logprobs,
             sampling_logprobs=self.rollouts.logprobs,
             advantages=self.advantages,
@@ -86,12 +88,12 @@ def micro_batches(
     for part in parts_of(policy, prompts, scored.rollouts, questions, size, tokens):
         rollouts, rows = _of_part(scored.rollouts, part)
         width = rollouts.tokens.shape[1]
-        reference = scored.ref_logprobs
+        old, reference = scored.old_logprobs, scored.ref_logprobs
         yield MicroBatch(
             prompts=policy.select(prompts, part.questions),
             rollouts=rollouts,
             advantages=scored.advantages[rows, :width],
-            old_logprobs=scored.old_logprobs[rows, :width],
+            old_logprobs=None if old is None else old[rows, :width],
             ref_logprobs=None if reference is None else reference[rows, :width],
         )
 
