@@ -43,15 +43,15 @@ PICTURE = (364, 392)  # 13 by 14 patches of 28 pixels: 182 tokens
 
 def write(folder: Path) -> None:
     """Save model and processor as a downloaded one would lie on disk."""
-    processor = _processor()
-    _model(processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    made = processor(_tokenizer())
+    _model(made).save_pretrained(folder)
+    made.save_pretrained(folder)
 
 
-def questions(count: int, images: int) -> list[Question]:
+def questions(count: int, images: int, picture: tuple[int, int] = PICTURE) -> list[Question]:
     """Return questions over noise pictures, all of one length: about 190 tokens a picture."""
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (count, images, *PICTURE, 3), dtype=np.uint8)
+    pictures = rng.integers(0, 256, (count, images, *picture, 3), dtype=np.uint8)
     return [
         Question(
             uid=f"noise-{number}",
@@ -83,11 +83,12 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def _processor() -> Qwen2_5_VLProcessor:
+def processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
+    """Return the real processor around a tokenizer that knows the marks."""
     size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 256}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
-        tokenizer=_tokenizer(),
+        tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(size=size),
         chat_template=CHAT,
     )
