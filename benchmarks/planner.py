@@ -22,23 +22,13 @@ from typing import Any
 import bitsandbytes
 import torch
 import transformers
-from measured_memory import ByLength, measure
+from compared_memory import ADAPTATIONS, predicted_and_measured
 from small_models import FAMILIES, question, write
-from transformers import AutoConfig
 
-from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.core.files import write_json
-from spatial_ssrl.planning import GhostSource, Predictor, Step
-from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, SamplingSettings
-from spatial_ssrl.policies.quantization import QuantSettings
-from spatial_ssrl.training import RLModule, UpdateSettings
+from spatial_ssrl.planning import Step
 
 RESULTS = Path(__file__).with_suffix(".json")
-ADAPTATIONS: dict[str, dict[str, Any]] = {
-    "lora": {"lora": LoraSettings(rank=16)},
-    "qlora": {"lora": LoraSettings(rank=16), "quantization": QuantSettings()},
-    "full": {},
-}
 # Several passes of two questions: vision, caches, logits and gradients all count.
 STEP = Step(questions=4, group_size=4, completion=64, micro_batch=2)
 
@@ -47,32 +37,10 @@ def compare(
     folder: Path, adaptation: str, step: Step, checkpointing: bool
 ) -> dict[str, dict[str, float]]:
     """Return predicted and measured peaks of a model in a folder, in MiB, and their ratios."""
-
-    def run() -> RLModule:
-        torch.manual_seed(0)
-        policy = HFVisionLanguagePolicy(
-            str(folder), gradient_checkpointing=checkpointing, **ADAPTATIONS[adaptation]
-        )
-        return RLModule(
-            policy,
-            GRPO(kl_coefficient=0.01),
-            verifier=ByLength(),
-            group_size=step.group_size,
-            sampling=SamplingSettings(max_new_tokens=step.completion),
-            update=UpdateSettings(micro_batch_size=step.micro_batch, self_check=False),
-        )
-
-    module = run()
-    prompt = module.policy.collator()([question()])
-    source = GhostSource(
-        str(folder), config=AutoConfig.from_pretrained(folder), processor=module.policy.processor
-    )
-    predicted = Predictor(module, source).predict(prompt, step)
-    end = module.policy.tokenizer.eos_token_id
-    del prompt, module, source
+    questions = [question(f"question {number}") for number in range(step.questions)]
+    policy = ADAPTATIONS[adaptation] | {"gradient_checkpointing": checkpointing}
     with tempfile.TemporaryDirectory() as scratch:
-        questions = [question(f"question {number}") for number in range(step.questions)]
-        measured = measure(run(), questions, Path(scratch), end)
+        predicted, measured = predicted_and_measured(folder, policy, step, questions, Path(scratch))
     found = {}
     for stage, peak in (("sampling", predicted.sampling), ("update", predicted.update)):
         assert peak is not None

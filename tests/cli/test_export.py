@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 
 from spatial_ssrl.cli import fit
 from spatial_ssrl.cli.main import main
+from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.export import verify_checksums
 from spatial_ssrl.policies import HFVisionLanguagePolicy
@@ -226,7 +227,7 @@ def test_sha256sum_accepts_the_files_and_finds_a_flipped_bit(
     content[-1] ^= 1
     weights.write_bytes(content)
     assert sha256sum() == 1
-    with pytest.raises(Exception, match=r"model\.safetensors' is not what was written"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors' is not what was written"):
         verify_checksums(out)
 
 

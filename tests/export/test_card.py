@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from spatial_ssrl.data.curated import SetPart, SetPlan, make_set
@@ -15,8 +17,12 @@ from spatial_ssrl.export.card import Made, model_card
 from spatial_ssrl.export.results import last_values
 from spatial_ssrl.export.runs import Run, open_run
 from spatial_ssrl.images import SyntheticScenes
+from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
+from spatial_ssrl.policies.base import Collator
+from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.tasks import DepthOrder, FlippedPatch
 from support.saved_runs import write_run
+from support.tiny_models import random_question
 
 HUB = BaseModel("Qwen/Qwen2.5-VL-3B-Instruct", "66285546d2b8", "qwen-research")
 
@@ -64,10 +70,32 @@ def test_the_text_says_what_a_reader_needs(tmp_path: Path) -> None:
         assert said in text
 
 
-def test_code_in_the_card_runs(tmp_path: Path) -> None:
-    for kind in ("merged", "adapter"):
-        code = card(run_of(tmp_path / kind), kind).split("```python\n")[1].split("```")[0]
-        compile(code, "card", "exec")
+@pytest.mark.parametrize(("kind", "lora"), [("merged", None), ("adapter", LoraSettings(rank=4))])
+def test_code_in_the_card_loads_what_was_trained(
+    kind: str, lora: LoraSettings | None, tmp_path: Path, tiny_qwen_folder: Path
+) -> None:
+    policy = HFVisionLanguagePolicy(str(tiny_qwen_folder), lora=lora)
+    policy.load()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.trainable_state().values():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    policy.save(tmp_path / "export")
+
+    code = card(run_of(tmp_path / "run"), kind).split("```python\n")[1].split("```")[0]
+    for name, folder in ((HUB.name, tiny_qwen_folder), ("FOLDER", tmp_path / "export")):
+        code = code.replace(name, str(folder))
+    found: dict[str, Any] = {}
+    exec(code, found)
+
+    def logits(model: nn.Module, collate: Collator) -> Tensor:
+        prompt = collate([random_question(2)])
+        with torch.no_grad():
+            out: Tensor = model(input_ids=prompt.input_ids, **prompt.vision).logits
+        return out
+
+    loaded = logits(found["model"], PromptCollator(found["processor"]))
+    torch.testing.assert_close(loaded, logits(policy.model, policy.collator()))
 
 
 def test_paths_of_this_machine_stay_here(tmp_path: Path) -> None:

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
 
 from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.planning import GhostSource, Predictor, Step, prediction
-from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, SamplingSettings
-from spatial_ssrl.policies.quantization import QuantSettings
-from spatial_ssrl.training import RLModule, UpdateSettings
+from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
+from spatial_ssrl.training import RLModule
 from support.tiny_models import random_question, tiny_model, tiny_processor, write_tiny
 
+# What the benchmark does: its oracle is the allocator, which knows nothing of the planner.
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import small_qwen
-from measured_memory import ByLength, measure  # the oracle of the benchmark
-
-ADAPTATIONS: dict[str, dict[str, Any]] = {
-    "lora": {"lora": LoraSettings(rank=16)},
-    "qlora": {"lora": LoraSettings(rank=16), "quantization": QuantSettings()},
-    "full": {},
-}
-
-
-def run_of(folder: Path, adaptation: str, step: Step) -> RLModule:
-    policy = HFVisionLanguagePolicy(str(folder), **ADAPTATIONS[adaptation])
-    return RLModule(
-        policy,
-        GRPO(kl_coefficient=0.01),
-        verifier=ByLength(),
-        group_size=step.group_size,
-        sampling=SamplingSettings(max_new_tokens=step.completion),
-        update=UpdateSettings(micro_batch_size=step.micro_batch, self_check=False),
-    )
+from compared_memory import ADAPTATIONS, predicted_and_measured
 
 
 @pytest.mark.parametrize(
@@ -58,15 +38,9 @@ def test_predictions_are_within_15_per_cent_of_measured_peaks(
     else:
         write_tiny(folder, family)
         question = random_question(3)
-    module = run_of(folder, adaptation, step)
-    source = GhostSource(
-        str(folder), config=AutoConfig.from_pretrained(folder), processor=module.policy.processor
+    predicted, measured = predicted_and_measured(
+        folder, ADAPTATIONS[adaptation], step, [question] * 2, tmp_path
     )
-    prompt = module.policy.collator()([question])
-    predicted = Predictor(module, source).predict(prompt, step)
-    end = module.policy.tokenizer.eos_token_id
-    del prompt, module, source
-    measured = measure(run_of(folder, adaptation, step), [question] * 2, tmp_path, end)
     assert predicted.sampling is not None
     assert predicted.update.total == pytest.approx(measured["update"], rel=0.15)
     assert predicted.sampling.total == pytest.approx(measured["sampling"], rel=0.15)

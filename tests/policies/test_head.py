@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spatial_ssrl.planning.ghosts import Ghosts
+from spatial_ssrl.planning.ledger import Ledger
 from spatial_ssrl.policies import head as module
 from spatial_ssrl.policies.head import float32_logits
 
@@ -61,3 +63,26 @@ def test_a_head_in_float32_is_applied_as_it_is() -> None:
     torch.manual_seed(0)
     head, hidden = nn.Linear(WIDTH, VOCABULARY), torch.randn(3, WIDTH)
     assert torch.equal(float32_logits(head, hidden), head(hidden))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "expected"),
+    [
+        (4, 4 * (2 * 4 + 4 * 64 + 2 * 4)),  # Logits, one block, and their product.
+        (8, 4 * (2 * 8 + 2 * 4 * 64)),  # A block is made while the one before is there.
+        (27, 4 * (2 * 27 + 2 * 4 * 64)),
+    ],
+)
+def test_without_numbers_some_blocks_take_the_memory_of_all(
+    vocabulary: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WEIGHTS_PER_BLOCK", 4 * 64)
+    ledger = Ledger()
+    with Ghosts(ledger), torch.no_grad():
+        head = nn.Linear(64, vocabulary, bias=False, dtype=torch.bfloat16)
+        hidden = torch.randn(2, 64)
+        before = ledger.total
+        float32_logits(head, hidden)
+        assert ledger.peak.total - before == expected
+        starts = [place.start for place, _ in module._blocks(head.weight)]
+    assert starts == {4: [0], 8: [0, 4], 27: [0, 4, 24]}[vocabulary]

@@ -53,7 +53,8 @@ def test_sequences_beyond_a_window_are_read_repeatedly(
     tokens = torch.arange(20).view(4, 5)
     rollouts = rollouts_of(tokens, torch.ones_like(tokens, dtype=torch.bool), 4)
     for limit, repeated in ((length + 5, 1), (length + 4, 4)):
-        monkeypatch.setattr(lora_policy, "_sharing_limit", limit)
+        traits = replace(lora_policy._traits, sharing_limit=limit)
+        monkeypatch.setattr(lora_policy, "_traits", traits)
         before = lora_policy.tokens
         with torch.no_grad():
             lora_policy.logprobs(prompts, rollouts)

@@ -5,6 +5,7 @@ That shared and repeated scoring agree in every family is in tests/conformance/t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from spatial_ssrl.policies import (
     SamplingSettings,
 )
 from spatial_ssrl.policies.attention_parts import as_on_other_devices
+from spatial_ssrl.policies.packing import distinct_completions, packed_rows
 from spatial_ssrl.rollout import InProcess
 from support.four_bits import write_wide_qwen
 from support.oracles import assert_sharing_is_exact, random_completions, rollouts_of
@@ -100,3 +102,17 @@ def test_sharing_is_exact_as_done_on_other_devices(
     torch.testing.assert_close(rollouts.logprobs, scored.detach(), atol=1e-5, rtol=0)
     here = InProcess().sample(policy, prompts, GROUP, settings, seed=3)
     assert torch.equal(here.tokens, rollouts.tokens)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+def test_several_rows_to_a_question_are_exact_as_done_on_other_devices(
+    family: str, checkpointing: bool, tmp_path: Path
+) -> None:
+    policy = policy_of(write_tiny(tmp_path / family, family), gradient_checkpointing=checkpointing)
+    some = completions(policy)
+    rollouts = replace(some, mask=torch.ones_like(some.mask))
+    # Two of nine tokens fill a row; the first question has no more that differ.
+    assert packed_rows(distinct_completions(rollouts)).question.tolist() == [0, 1, 1, 2, 2]
+    with as_on_other_devices():
+        assert_sharing_is_exact(policy, policy.collator()(QUESTIONS), rollouts)

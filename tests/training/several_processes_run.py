@@ -18,7 +18,7 @@ from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.data import HeldOutSettings, PretextDataModule
 from spatial_ssrl.data.dataset import QuestionDataset
 from spatial_ssrl.images import SyntheticScenes
-from spatial_ssrl.policies import LoraSettings
+from spatial_ssrl.policies import LoraSettings, SamplingSettings
 from spatial_ssrl.tasks import CroppedInpainting, FlippedPatch, PretextTask
 from spatial_ssrl.training import RLModule, SFTModule, UpdateSettings, distributed
 from spatial_ssrl.training.callbacks import QuestionRecords
@@ -77,7 +77,9 @@ def reinforce(**settings: Any) -> RLModule:
 
 def teach() -> SFTModule:
     """Return the cold start of an adapter."""
-    return SFTModule(tiny_policy(lora=LoraSettings(rank=4)), optimizer=sgd)
+    # Held-out answers as short as those of `tiny_rl`; 512 tokens would take most of the time.
+    sampling = SamplingSettings(max_new_tokens=6)
+    return SFTModule(tiny_policy(lora=LoraSettings(rank=4)), optimizer=sgd, sampling=sampling)
 
 
 def decaying(params: Any) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 SCRIPT = Path(__file__).with_name("several_processes_run.py")
 NAMES = ("rl", "one_without_signal", "all_without_signal", "sft", "resampled")
@@ -30,11 +31,24 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("together")
+    """Folder of what two processes ended with; they run once, whichever worker asks first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "together"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            train_together(folder)
+    return folder
+
+
+def train_together(folder: Path) -> None:
+    unfinished = folder.with_name("unfinished")
+    unfinished.mkdir(exist_ok=True)
     paths = os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
+        [sys.executable, str(SCRIPT), str(unfinished)],
         env=environment,
         capture_output=True,
         text=True,
@@ -42,7 +56,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     assert "sync_dist" not in done.stderr
-    return folder
+    unfinished.rename(folder)
 
 
 def ended(folder: Path, name: str) -> list[dict[str, Any]]:

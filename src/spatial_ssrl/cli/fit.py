@@ -105,7 +105,7 @@ class SpatialCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except Exception as error:
+        except Exception as error:  # jsonargparse wraps whatever a constructor raises.
             if self._failed is None or not isinstance(self._failed[1], _BAD_VALUE):
                 raise
             cls, cause = self._failed
@@ -159,7 +159,7 @@ class SpatialCLI(LightningCLI):
         kwargs.pop("applied_instantiation_links", None)
         try:
             return cls(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # Noted only: it goes on as it came.
             if self._failed is None:
                 self._failed = (cls, error)
             raise
@@ -231,8 +231,8 @@ def _build(args: list[str], run: bool, cls: type[C] = SpatialCLI) -> C:  # type:
     argv, sys.argv = sys.argv, [sys.argv[0], *args]
     try:
         return cls(None, run=run)
-    except Exception as error:
-        if isinstance(error, SpatialSSRLError) or not ran_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
             raise
         raise OutOfMemory(error, "Outside of a training step") from error
     finally:

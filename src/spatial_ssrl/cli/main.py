@@ -141,7 +141,7 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as error:  # What is no fault of the user goes on as it came.
         if debug or not is_users(error):
             raise
         print(f"spatial-ssrl: error: {one_line(error)}", file=sys.stderr)

@@ -47,7 +47,8 @@ def _load(point: EntryPoint) -> None:
     _loading = point.dist.name if point.dist is not None else point.name
     try:
         importlib.import_module(point.module)
-    except Exception as error:  # A stranger's module may raise anything; ours must go on.
+    # A stranger's module may raise anything; ours must go on.
+    except Exception as error:  # noqa: BLE001
         _failures[point.name] = f"{type(error).__name__}: {error}"
         _log.warning("Plug-in %r failed to load: %s", point.name, _failures[point.name])
     finally:

@@ -218,6 +218,7 @@ def _trainable_state(path: Path) -> dict[str, torch.Tensor]:
             return state
     except KeyError:
         fault = "is a checkpoint of another program"
-    except Exception as error:  # Broken files fail in as many ways as they are broken.
+    # Broken files fail in as many ways as they are broken.
+    except Exception as error:  # noqa: BLE001
         fault = f"cannot be read ({' '.join(str(error).split())[:120]})"
     raise ConfigError(f"checkpoint: {str(path)!r} {fault}; take another one of the run.")

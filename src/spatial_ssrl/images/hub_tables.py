@@ -86,7 +86,8 @@ class Origin:
 
             info = huggingface_hub.HfApi().dataset_info(self.dataset, revision=self.revision)
             stated = getattr(info.card_data, "license", None) or ""
-        except Exception:  # The card is a kindness; the pictures are there without it.
+        # The card is a kindness; the pictures are there without it.
+        except Exception:  # noqa: BLE001
             return ""
         return stated if isinstance(stated, str) else ", ".join(map(str, stated))
 

@@ -178,7 +178,7 @@ def why_no_picture(path: Path) -> str:
         return "file without read permission"
     except _Empty:
         return "empty file"
-    except Exception:  # Decoders raise many kinds of error on a broken file.
+    except Exception:  # noqa: BLE001 - decoders raise many kinds of error on a broken file.
         return "not a picture"
     return ""
 
@@ -272,7 +272,7 @@ def _upright(stored: ImageFile.ImageFile) -> tuple[Image.Image, int]:
 def _orientation(stored: ImageFile.ImageFile) -> int:
     try:
         value = int(stored.getexif().get(_ORIENTATION, 1))
-    except Exception:  # Broken metadata does not spoil a picture.
+    except Exception:  # noqa: BLE001 - broken metadata does not spoil a picture.
         return 1
     return value if 1 <= value <= 8 else 1
 

@@ -85,6 +85,8 @@ class Stage:
                 layer.register_forward_hook(self._left(moment, part))
 
     def _entering(self, moment: str, part: str) -> Callable[..., None]:
+        """Return a hook that sees a module begin."""
+
         def hook(module: nn.Module, args: Any) -> None:
             self.ledger.enter(f"{self.name}: {moment}", part)
 
@@ -102,12 +104,16 @@ class Stage:
         return hook
 
     def _back(self, moment: str, part: str) -> Callable[[Tensor], None]:
+        """Return a hook of a tensor that sees its gradient come."""
+
         def hook(gradient: Tensor) -> None:
             self.ledger.enter(f"{self.name}: back to {moment}", part)
 
         return hook
 
     def _watched(self, logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return a policy's `logits`, each call of which is a moment."""
+
         @functools.wraps(logits)
         def watched(hidden: Tensor) -> Tensor:
             self.ledger.enter(f"{self.name}: logits", LOGITS)

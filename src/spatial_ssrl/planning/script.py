@@ -63,13 +63,13 @@ class Scripted(InProcess):
         policy: Any = self.rehearsal.policy
         read_on = policy.read_on
 
-        def skipping(state: ReadState, *rest: Any) -> Any:
+        def read_or_skip(state: ReadState, *rest: Any) -> Any:
             self.decoded += 1
             if self.decoded == 2 and self.length > STEPS:
                 state = self.rehearsal.skip(state, self.length - STEPS)
             return read_on(state, *rest)
 
-        policy.read_on = skipping
+        policy.read_on = read_or_skip
         try:
             yield
         finally:
@@ -85,7 +85,7 @@ def first_passes(policy: Any) -> Iterator[None]:
     """
     logprobs, done = policy.logprobs, 0
 
-    def first(prompts: Any, rollouts: Rollouts, *rest: Any) -> Tensor:
+    def scored_or_zero(prompts: Any, rollouts: Rollouts, *rest: Any) -> Tensor:
         nonlocal done
         done += 1
         if done > _PASSES:
@@ -93,7 +93,7 @@ def first_passes(policy: Any) -> Iterator[None]:
         scores: Tensor = logprobs(prompts, rollouts, *rest)
         return scores
 
-    policy.logprobs = first
+    policy.logprobs = scored_or_zero
     try:
         yield
     finally:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, cast
@@ -33,11 +32,11 @@ from spatial_ssrl.policies.fixed_step import FixedStep, can_be_fixed
 from spatial_ssrl.policies.freezing import check_groups, freeze_parts, keep_statistics
 from spatial_ssrl.policies.head import float32_logits, head_width, other_logits
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
-from spatial_ssrl.policies.image_packing import Packing, select_questions
+from spatial_ssrl.policies.image_packing import select_questions
 from spatial_ssrl.policies.model_files import check_adapter_folder
 from spatial_ssrl.policies.packing import packed_tokens
 from spatial_ssrl.policies.pixel_budget import PixelBudget, hand_over
-from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit, context_length
+from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit
 from spatial_ssrl.policies.quantization import QuantSettings, load_in_four_bits
 from spatial_ssrl.policies.quick_layers import quicken_layers
 from spatial_ssrl.policies.recomputation import prepare_recomputation
@@ -45,8 +44,7 @@ from spatial_ssrl.policies.reference import Reference
 from spatial_ssrl.policies.repeated import repeated_logprobs
 from spatial_ssrl.policies.sampling import SamplingSettings
 from spatial_ssrl.policies.scoring import completion_logprobs
-
-_log = logging.getLogger(__name__)
+from spatial_ssrl.policies.traits import Traits
 
 
 @POLICIES.register("hf_vlm")
@@ -120,13 +118,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._model: PreTrainedModel | Adapted | None = None
         self._processor: ProcessorMixin | None = None
         self._reference = Reference()
-        self.inputs: frozenset[str] = frozenset()
-        self._sharing_limit = 0.0
-        self._packing: Mapping[str, Packing] = {}
-        self._context: int | None = None
-        self._media: tuple[int, ...] = ()
-        self._placeholders: tuple[int, ...] = ()
-        self._unsayable: tuple[int, ...] = ()
+        self._traits = Traits()
+        self.inputs = self._traits.inputs
+        self._unsayable = self._traits.unsayable
 
     def _build_model(self) -> PreTrainedModel:
         """Return the model with its weights; called once. Override to bring another model."""
@@ -160,22 +154,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         network = self._build_model()
         quicken_layers(network)
         families.require_attention_only(network)
-        self.inputs = families.accepted_inputs(network)
-        self._sharing_limit = families.sharing_limit(network)
-        if not self._sharing_limit:
-            _log.info(
-                "%s attends in a way that completions cannot share a prompt in; it is scored by "
-                "repeated forwards, which takes longer.",
-                type(network).__name__,
-            )
-        self._packing = families.family_of(network).packing
-        self._context = context_length(network)
-        self._media = families.media_token_ids(network, processor, self.tokenizer)
-        self._placeholders = families.placeholder_ids(network) or self._media
-        # Heads are often wider than the tokenizer; tokens without text could not be verified.
-        width = head_width(network.get_output_embeddings())
-        without_text = range(len(self.tokenizer), width)
-        self._unsayable = (*(token for token in self._media if token < width), *without_text)
+        self._traits = Traits.of(network, processor, self.tokenizer)
+        self.inputs, self._unsayable = self._traits.inputs, self._traits.unsayable
         self._model, self._reference = self._adapted(network), Reference()
         if self.gradient_checkpointing:
             prepare_recomputation(network)
@@ -242,7 +222,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     ) -> Preparer:
         """Return what keeps questions within `max_prompt_tokens` and, once loaded, the context."""
         collate = PromptCollator(self.processor, answer_of, self._pixels)
-        return PromptBudget(collate, self._prompt_limit, self._context, new_tokens)
+        return PromptBudget(collate, self._prompt_limit, self._traits.context, new_tokens)
 
     def read(self, prompts: PromptBatch) -> ReadState:
         """Run the vision tower and the language model over each prompt once."""
@@ -347,14 +327,15 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         return super().tokens_read(prompts, completions)
 
     def _shares(self, prompt: int, completion: int) -> bool:
-        return self.shares_prompts and prompt + completion <= self._sharing_limit
+        return self.shares_prompts and prompt + completion <= self._traits.sharing_limit
 
     def select(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
         """Return the prompts of questions `rows`, in that order, with their share of images.
 
         Columns that are padding in every one of them are left out.
         """
-        return select_questions(prompts, rows, self._placeholders, self.inputs, self._packing)
+        traits = self._traits
+        return select_questions(prompts, rows, traits.placeholders, self.inputs, traits.packing)
 
     def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
         """Return the text of each row of tokens, (N, C), special tokens left out."""
@@ -373,7 +354,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
     @property
     def media_token_ids(self) -> tuple[int, ...]:
         """Placeholders of pictures and videos, and their begin and end marks; never sampled."""
-        return self._media
+        return self._traits.media
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:

@@ -187,7 +187,8 @@ class ModelSource:
                 get_hf_file_metadata(
                     hf_hub_url(self.model, CONFIG, revision=self.revision), timeout=10
                 )
-            except Exception as error:  # The hub client's errors have no common base of their own.
+            # The hub client's errors have no common base of their own.
+            except Exception as error:  # noqa: BLE001
                 reason, remedy = self._refusal(error)
             else:
                 return

@@ -210,7 +210,8 @@ class PictureTokens:
         """Return what to add to the rule's count; None if no number makes it right."""
         try:
             found = {self._measured(size, alone) - self._ruled(size) for size in _PROBES}
-        except Exception:  # The rule is private to transformers: it may be missing, or change.
+        # The rule is private to transformers: it may be missing, or change.
+        except Exception:  # noqa: BLE001
             return None
         return found.pop() if len(found) == 1 else None
 

@@ -122,7 +122,7 @@ def within_memory(training_step: Step) -> Step:
         step = module.global_step + 1
         try:
             training_step(module, *args, **kwargs)
-        except Exception as error:
+        except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
             leave_checkpoints(module.trainer)

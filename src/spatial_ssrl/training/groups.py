@@ -88,6 +88,7 @@ def join_groups(parts: Sequence[Groups]) -> Groups:
     width = max(part.rollouts.tokens.shape[1] for part in parts)
 
     def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        """Return one tensor (N, C) of all parts; None if a part has none."""
         there = [tensor for tensor in tensors if tensor is not None]
         if len(there) < len(parts):
             return None
@@ -132,6 +133,7 @@ def feedback_of(
     device = rollouts.mask.device
 
     def tensor(values: list[float]) -> Tensor:
+        """Return a number of each completion by question, (B, G)."""
         flat = torch.tensor(values, dtype=torch.float32, device=device)
         return flat.view(-1, rollouts.group_size)
 
@@ -159,16 +161,19 @@ def of_all_processes(feedback: Feedback) -> tuple[Feedback, slice]:
     names = sorted({name for piece in pieces for name in piece.parts})
 
     def rows(name: str) -> Tensor | None:
+        """Return a field of all processes, one after another; None if one has none."""
         found = [getattr(piece, name) for piece in pieces]
         return None if any(value is None for value in found) else torch.cat(found)
 
     def tokens(name: str) -> Tensor | None:
+        """Return the same of a field (N, C), padded to the longest completion of all."""
         found = [getattr(piece, name) for piece in pieces]
         if any(value is None for value in found):
             return None
         return torch.cat([pad(value, (0, width - value.shape[1])) for value in found])
 
     def part(name: str) -> Tensor:
+        """Return a part of the reward, (B, G), NaN where a process does not know it."""
         # No completion of a process may have the part.
         absent = [torch.full_like(piece.rewards, math.nan) for piece in pieces]
         return torch.cat([p.parts.get(name, nan) for p, nan in zip(pieces, absent, strict=True)])

@@ -78,11 +78,13 @@ class SFTModule(PolicyModule):
         total = torch.zeros((), device=self.device)
 
         def loss_of(rows: list[int]) -> Tensor:
+            """Return what some questions add to the mean loss of the batch."""
             part = self.policy.select(batch, rows)
             logprobs: Tensor = self.policy.logprobs(part, part.given_completions())
             return -logprobs.sum() / tokens
 
         def culprit() -> str | None:
+            """Return which question spoils the update by itself, for the message that stops."""
             questions, rows = batch.questions, range(len(batch))
             with self.noise_of_step():
                 return bad_update(

@@ -65,6 +65,16 @@ def test_shape_type_and_unit(scenes):
     assert IMAGE_SOURCES.get("synthetic_scenes") is SyntheticScenes
 
 
+def test_names_need_no_drawing(monkeypatch):
+    # Splits ask for the names of every scene of a source, ten thousand by default.
+    monkeypatch.setattr("spatial_ssrl.images.synthetic.source.draw", None)
+    source = SyntheticScenes(count=3, size=64, seed=11, first=40)
+    assert source.source_id(2) == "synthetic/s11/42/64px"
+    for outside in (-1, 3):
+        with pytest.raises(IndexError, match="there are 3 scenes"):
+            source.source_id(outside)
+
+
 def test_size_changes_the_sampling_not_the_scene():
     small = SyntheticScenes(size=32, seed=2).scene(5)
     large = SyntheticScenes(size=96, seed=2).scene(5)

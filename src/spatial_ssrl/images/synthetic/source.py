@@ -60,16 +60,26 @@ class SyntheticScenes(ImageSource):
         Raises:
             IndexError: If there is no such scene.
         """
-        if not 0 <= index < self.count:
-            raise IndexError(f"scene {index} is out of range: there are {self.count} scenes.")
-        number = self.first + index
-        drawn = draw(self.seed, number, self.size)
+        drawn = draw(self.seed, self._number(index), self.size)
         return Scene(
             image=drawn.image,
-            source_id=f"synthetic/s{self.seed}/{number}/{self.size}px",
+            source_id=self.source_id(index),
             depth=drawn.depth,
             depth_unit=self.depth_unit,
         )
+
+    def source_id(self, index: int) -> str:
+        """Return the `source_id` of scene `index`, which is not drawn for it.
+
+        Raises:
+            IndexError: If there is no such scene.
+        """
+        return f"synthetic/s{self.seed}/{self._number(index)}/{self.size}px"
+
+    def _number(self, index: int) -> int:
+        if not 0 <= index < self.count:
+            raise IndexError(f"scene {index} is out of range: there are {self.count} scenes.")
+        return self.first + index
 
 
 def draw(seed: int, number: int, size: int) -> Rendering:
