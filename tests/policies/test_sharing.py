@@ -95,6 +95,7 @@ def test_sharing_is_exact_as_done_on_other_devices(
     prompts = policy.collator()(QUESTIONS)
     with as_on_other_devices():
         assert_sharing_is_exact(policy, prompts, completions(policy))
+        policy.shares_prompts = True
         settings = SamplingSettings(max_new_tokens=8)
         rollouts = InProcess().sample(policy, prompts, GROUP, settings, seed=3)
         scored = policy.logprobs(prompts, rollouts)
