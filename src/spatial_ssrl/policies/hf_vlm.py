@@ -126,7 +126,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._context: int | None = None
         self._media: tuple[int, ...] = ()
         self._placeholders: tuple[int, ...] = ()
-        self._unsayable: tuple[int, ...] = ()
+        # A buffer, which goes where the module goes: sampling needs it for every token.
+        self._unsayable: Tensor
+        self.register_buffer("_unsayable", torch.empty(0, dtype=torch.long), persistent=False)
 
     def _build_model(self) -> PreTrainedModel:
         """Return the model with its weights; called once. Override to bring another model."""
@@ -175,7 +177,8 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         # Heads are often wider than the tokenizer; tokens without text could not be verified.
         width = head_width(network.get_output_embeddings())
         without_text = range(len(self.tokenizer), width)
-        self._unsayable = (*(token for token in self._media if token < width), *without_text)
+        unsayable = (*(token for token in self._media if token < width), *without_text)
+        self._unsayable = torch.tensor(unsayable, dtype=torch.long)
         self._model, self._reference = self._adapted(network), Reference()
         if self.gradient_checkpointing:
             prepare_recomputation(network)
@@ -322,10 +325,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
                 logits = float32_logits(head, hidden)
             else:
                 logits = other_logits(head, hidden)
-        if not self._unsayable:
+        if not len(self._unsayable):
             return logits
-        columns = torch.tensor(self._unsayable, device=logits.device)
-        return logits.index_fill_(-1, columns, float("-inf"))
+        return logits.index_fill_(-1, self._unsayable.to(logits.device), float("-inf"))
 
     def logprobs(
         self,
