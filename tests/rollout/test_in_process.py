@@ -13,7 +13,7 @@ from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.policies import ReadState, SamplingSettings
 from spatial_ssrl.policies.tiny.tokenizer import IMAGE
 from spatial_ssrl.rollout import InProcess
-from spatial_ssrl.rollout.in_process import _choose
+from spatial_ssrl.rollout.in_process import _choose, _Draw
 from support.markov import END, MarkovChain
 from support.tiny_vlm import loud_policy, mixed_questions
 
@@ -124,6 +124,16 @@ def test_extreme_random_numbers_pick_tokens_that_can_be_said() -> None:
     tokens, logprobs = _choose(scores, torch.tensor([0, 0]), ends, SamplingSettings())
     assert tokens.tolist() == [1, 3]
     torch.testing.assert_close(logprobs, scores.log_softmax(-1)[0, [1, 3]])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_all_that_is_drawn_lies_on_the_device_of_the_prompts(temperature: float) -> None:
+    prompts = MarkovChain().prompts().to(torch.device("meta"))
+    sampling = SamplingSettings(max_new_tokens=3, temperature=temperature)
+    draw = _Draw.start(prompts, 2, sampling, 0)
+    for tensor in (draw.uniform, draw.tokens, draw.mask, draw.logprobs, draw.truncated):
+        assert tensor.device.type == "meta"
+        assert tensor.shape[0] == 4
 
 
 # What a completion depends on.

@@ -131,7 +131,7 @@ class _Draw:
         uids = [question.uid for question in prompts.questions]
         greedy = sampling.temperature == 0
         return _Draw(
-            uniform=torch.zeros(1, dtype=torch.float64).expand(shape)
+            uniform=torch.zeros(1, dtype=torch.float64, device=device).expand(shape)
             if greedy
             else completion_numbers(seed, uids, group_size, sampling.max_new_tokens).to(device),
             tokens=torch.zeros(shape, dtype=torch.long, device=device),
