@@ -126,6 +126,16 @@ def test_extreme_random_numbers_pick_tokens_that_can_be_said() -> None:
     torch.testing.assert_close(logprobs, scores.log_softmax(-1)[0, [1, 3]])
 
 
+def test_numbers_of_completions_alone_on_their_rows_meet_the_same_tokens() -> None:
+    torch.manual_seed(0)
+    scores, row = torch.randn(6, 40), torch.tensor([4, 0, 5, 2])  # On two rows nobody is left.
+    numbers, sampling = torch.rand(4, dtype=torch.float64), SamplingSettings()
+    wanted = _choose(scores, row, numbers, sampling)
+    found = _choose(scores, row, numbers, sampling, True)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_all_that_is_drawn_lies_on_the_device_of_the_prompts(temperature: float) -> None:
     prompts = MarkovChain().prompts().to(torch.device("meta"))
