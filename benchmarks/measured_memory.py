@@ -103,8 +103,8 @@ def longest_completions(end: int) -> Iterator[None]:
     choose = in_process._choose
     state = {"step": 0}
 
-    def chosen(scores: Any, row: Any, uniform: Any, sampling: Any) -> Any:
-        drawn, logprobs = choose(scores, row, uniform, sampling)
+    def chosen(scores: Any, row: Any, uniform: Any, sampling: Any, *rest: Any) -> Any:
+        drawn, logprobs = choose(scores, row, uniform, sampling, *rest)
         state["step"] += 1
         step = (state["step"] - 1) % sampling.max_new_tokens
         drawn = 20 + torch.arange(len(drawn)) % 200

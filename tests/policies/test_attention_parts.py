@@ -49,6 +49,20 @@ def test_two_parts_are_one_softmax(device: Callable[[], AbstractContextManager[N
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_elsewhere_half_precision_is_not_rounded_any_further(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, SHARED, n, SIZE).to(dtype) for n in (3, 6, 6))
+    added = hidden_where(torch.rand(2, 1, 3, 6) < 0.3)
+    scores = SCALE * query.double() @ key.double().transpose(2, 3) + added
+    with as_on_other_devices():
+        out, sums = attend(query, key, value, added, SCALE)
+    assert out.dtype == sums.dtype == torch.float32
+    torch.testing.assert_close(sums.double(), scores.logsumexp(-1), atol=1e-6, rtol=1e-6)
+    wanted = scores.softmax(-1) @ value.double()
+    torch.testing.assert_close(out.double(), wanted, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_mixed_states(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, SHARED, count, SIZE, dtype=dtype) for count in (3, 6, 6))

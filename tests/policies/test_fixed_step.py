@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, QuantSettings, families
 from spatial_ssrl.policies.base import ReadState
+from support.fake_cuda import fake_cuda, move_to_cuda, state_on_cuda
 from support.four_bits import write_wide_qwen
 from support.recording import recorded
 from support.tiny_models import random_question, write_tiny
@@ -133,3 +134,32 @@ def test_what_reads_numbers_on_the_host_cannot_be_recorded(
     monkeypatch.setattr(families, "along_axes", looks)
     with pytest.raises(RuntimeError, match="capturing"):
         recorded(step)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "dtype"),
+    [
+        ("qwen2_5_vl", {}, torch.float32),
+        ("qwen2_5_vl", {"lora": LoraSettings(rank=4)}, torch.bfloat16),
+        ("qwen3_vl", {}, torch.bfloat16),
+        ("internvl", {"lora": LoraSettings(rank=4)}, torch.float32),
+        ("tiny_vlm", {}, torch.float32),
+    ],
+)
+def test_on_cuda_the_host_takes_no_part(
+    family: str, settings: dict[str, Any], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    loud = family == "tiny_vlm"
+    policy = loud_policy() if loud else ready(write_tiny(tmp_path, family), **settings)
+    with torch.inference_mode():
+        state = policy.for_sampling([read(policy)]).select(torch.tensor([1, 0, 0, 1]))
+    with fake_cuda() as calls:
+        move_to_cuda(policy, dtype)
+        step = policy.fixed_step(state_on_cuda(state, dtype), room=9)
+        calls.noted.clear()
+        # What needs numbers on the host, or has a shape that depends on them, raises.
+        step()
+        assert (step.hidden.shape, step.hidden.dtype) == (state.hidden.shape, dtype)
+        assert len(calls.noted) > 50
+        assert calls.off_cuda() == []
+        assert ("bmm.dtype" in calls.names()) == (dtype == torch.bfloat16)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,10 @@ from torch import Tensor, nn
 from spatial_ssrl.planning.ghosts import Ghosts
 from spatial_ssrl.planning.ledger import Ledger
 from spatial_ssrl.policies import head as module
+from spatial_ssrl.policies import wide_products
 from spatial_ssrl.policies.head import float32_logits
+from spatial_ssrl.policies.wide_products import wide_on
+from support.fake_cuda import fake_cuda
 
 WIDTH, VOCABULARY = 6, 11
 
@@ -20,23 +25,33 @@ def head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> nn.
     return nn.Linear(WIDTH, VOCABULARY, dtype=request.param)
 
 
+@pytest.fixture(params=["in blocks", "at once"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The product of the forward pass as on a CPU and as on CUDA, but for the kernel."""
+    with wide_on("cpu" if request.param == "at once" else "cuda"):
+        yield
+
+
 def in_float64(head: nn.Linear, hidden: Tensor) -> Tensor:
     assert head.bias is not None
     return hidden.double() @ head.weight.double().t() + head.bias.double()
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3), ()])
+@pytest.mark.parametrize("wide", [False, True])
 def test_logits_are_not_rounded_to_the_precision_of_the_weights(
-    head: nn.Linear, shape: tuple[int, ...]
+    head: nn.Linear, shape: tuple[int, ...], wide: bool, way: None
 ) -> None:
-    hidden = torch.randn(*shape, WIDTH, dtype=head.weight.dtype)
+    hidden = torch.randn(*shape, WIDTH, dtype=torch.float32 if wide else head.weight.dtype)
     logits = float32_logits(head, hidden)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits.double(), in_float64(head, hidden), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_gradients_are_those_of_the_whole_product(head: nn.Linear, trained: bool) -> None:
+def test_gradients_are_those_of_the_whole_product(
+    head: nn.Linear, trained: bool, way: None
+) -> None:
     head.requires_grad_(trained)
     hidden = torch.randn(5, WIDTH, requires_grad=True)
     weights = torch.randn(5, VOCABULARY)
@@ -44,6 +59,41 @@ def test_gradients_are_those_of_the_whole_product(head: nn.Linear, trained: bool
     found = torch.autograd.grad((float32_logits(head, hidden) * weights).sum(), inputs)
     expected = torch.autograd.grad((in_float64(head, hidden) * weights).sum(), inputs)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_of_hidden_states_in_half_precision(head: nn.Linear, way: None) -> None:
+    hidden = torch.randn(5, WIDTH, dtype=head.weight.dtype, requires_grad=True)
+    weights = torch.randn(5, VOCABULARY)
+    inputs = [hidden, head.weight]
+    found = torch.autograd.grad((float32_logits(head, hidden) * weights).sum(), inputs)
+    expected = torch.autograd.grad((in_float64(head, hidden) * weights).sum(), inputs)
+    assert [tensor.dtype for tensor in found] == [head.weight.dtype] * 2
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-2)
+    # Each is rounded once, at the end.
+    exact = (weights @ head.weight.detach().float()).to(head.weight.dtype)
+    torch.testing.assert_close(found[0], exact, atol=0, rtol=torch.finfo(exact.dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_no_weight_is_converted_on_cuda(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wide_products, "_devices", {"cuda"})
+    with fake_cuda() as calls:
+        head = nn.Linear(WIDTH, VOCABULARY, bias=False, dtype=dtype, device="cuda")
+        hidden = torch.empty(2, 3, WIDTH, dtype=dtype, device="cuda")
+        calls.noted.clear()
+        logits = float32_logits(head, hidden)
+        assert (logits.shape, logits.dtype) == ((2, 3, VOCABULARY), torch.float32)
+        assert "mm.dtype" in calls.names()
+        assert "_to_copy.default" not in calls.names()
+        calls.noted.clear()
+        # Hidden states that are more precise are not rounded to the weights' type.
+        assert float32_logits(head, hidden.float()).shape == logits.shape
+        assert "mm.dtype" not in calls.names()
+        assert all(
+            t.dtype == torch.float32 for c in calls.noted if c.name == "mm.default" for t in c.given
+        )
 
 
 def test_no_copy_of_the_weights_waits_for_the_backward_pass(head: nn.Linear) -> None:

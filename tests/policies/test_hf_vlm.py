@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, QuantSettings
+from support.fake_cuda import fake_cuda, move_to_cuda, on_cuda
 from support.oracles import plain_logprobs, random_completions, rollouts_of
 from support.tiny_models import random_question
 
@@ -138,6 +140,27 @@ def test_placeholders_and_tokens_without_text_are_never_sampled(
     assert len(without_text) == 8
     assert torch.equal(torch.isneginf(logits), expected.expand_as(logits))
     assert torch.isfinite(logits[..., ~expected]).all()
+
+
+def test_what_is_never_sampled_is_known_wherever_the_policy_is(
+    lora_policy: HFVisionLanguagePolicy,
+) -> None:
+    hidden = torch.randn(2, 32)
+    with torch.inference_mode():  # As sampling does, before there are gradients.
+        wanted = torch.isneginf(lora_policy.logits(hidden))
+    assert wanted.any()
+    lora_policy.logits(hidden.requires_grad_()).logsumexp(-1).sum().backward()
+    assert hidden.grad is not None
+    twin = copy.deepcopy(lora_policy)
+    assert torch.equal(torch.isneginf(twin.logits(hidden)), wanted)
+    assert not any("unsayable" in name for name in lora_policy.state_dict())
+    with fake_cuda() as calls:
+        move_to_cuda(twin)
+        states = on_cuda(hidden)
+        calls.noted.clear()
+        assert twin.logits(states).device.type == "cuda"
+        assert "index_fill_.int_Scalar" in calls.names()
+        assert calls.off_cuda() == []  # Nothing is brought from the host for each token.
 
 
 def test_selected_questions_keep_their_answers(lora_policy: HFVisionLanguagePolicy) -> None:

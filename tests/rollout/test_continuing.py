@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from spatial_ssrl.policies import HFVisionLanguagePolicy, SamplingSettings
 from spatial_ssrl.policies.fixed_step import FixedStep
 from spatial_ssrl.rollout import InProcess, cuda_graphs
 from spatial_ssrl.rollout.continuing import Recorder
 from support.markov import MarkovChain
-from support.recording import recorded
+from support.recording import Waits, recorded
 from support.tiny_models import random_question, write_tiny
 from support.tiny_vlm import loud_policy, mixed_questions
 
@@ -83,6 +85,45 @@ def test_other_policies_and_devices_do_without(monkeypatch: pytest.MonkeyPatch) 
     assert InProcess(cuda_graphs=True).recorder(torch.device("cpu")) is None
     assert InProcess(cuda_graphs=True).recorder(torch.device("cuda")) is not None
     assert InProcess().recorder(torch.device("cuda")) is None
+
+
+# Waiting for the device.
+
+
+def waits_of_steps(engine: InProcess, tokens: int) -> list[list[str]]:
+    """Return what the host waits for, the model aside, in each step of sampling."""
+    policy, found = loud_policy(), list[list[str]]()
+    logits, read_on = policy.logits, policy.read_on
+    prompts = policy.collator()(mixed_questions())
+
+    def begins(hidden: Tensor) -> Tensor:
+        found.append(list(waits.names))
+        waits.names.clear()
+        return logits(hidden)
+
+    def unnoticed(*args: Any) -> Any:
+        before = list(waits.names)
+        state = read_on(*args)
+        waits.names[:] = before
+        return state
+
+    with pytest.MonkeyPatch.context() as patch, Waits() as waits:
+        patch.setattr(policy, "logits", begins)
+        patch.setattr(policy, "read_on", unnoticed)
+        rollouts = engine.sample(policy, prompts, 6, SamplingSettings(max_new_tokens=tokens), 0)
+    assert rollouts.mask.shape[1] == tokens
+    ended = set((rollouts.mask.sum(1) - 1).tolist())
+    # What comes before the first step is left out, and steps after which rows leave.
+    return [names for step, names in enumerate(found[1:]) if step not in ended]
+
+
+@pytest.mark.parametrize("engine", [InProcess, Recording])
+def test_completions_on_rows_of_their_own_wait_once_a_token(engine: type[InProcess]) -> None:
+    waits = waits_of_steps(engine(), 60)
+    once = [names for names in waits if names == ["nonzero"]]
+    assert len(once) > 20
+    # Before that completions part, and rooms are made in which steps can be recorded.
+    assert len(waits) - len(once) < 8
 
 
 # Recordings that fail.

@@ -13,7 +13,7 @@ from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.policies import ReadState, SamplingSettings
 from spatial_ssrl.policies.tiny.tokenizer import IMAGE
 from spatial_ssrl.rollout import InProcess
-from spatial_ssrl.rollout.in_process import _choose
+from spatial_ssrl.rollout.in_process import _choose, _Draw
 from support.markov import END, MarkovChain
 from support.tiny_vlm import loud_policy, mixed_questions
 
@@ -124,6 +124,26 @@ def test_extreme_random_numbers_pick_tokens_that_can_be_said() -> None:
     tokens, logprobs = _choose(scores, torch.tensor([0, 0]), ends, SamplingSettings())
     assert tokens.tolist() == [1, 3]
     torch.testing.assert_close(logprobs, scores.log_softmax(-1)[0, [1, 3]])
+
+
+def test_numbers_of_completions_alone_on_their_rows_meet_the_same_tokens() -> None:
+    torch.manual_seed(0)
+    scores, row = torch.randn(6, 40), torch.tensor([4, 0, 5, 2])  # On two rows nobody is left.
+    numbers, sampling = torch.rand(4, dtype=torch.float64), SamplingSettings()
+    wanted = _choose(scores, row, numbers, sampling)
+    found = _choose(scores, row, numbers, sampling, True)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_all_that_is_drawn_lies_on_the_device_of_the_prompts(temperature: float) -> None:
+    prompts = MarkovChain().prompts().to(torch.device("meta"))
+    sampling = SamplingSettings(max_new_tokens=3, temperature=temperature)
+    draw = _Draw.start(prompts, 2, sampling, 0)
+    for tensor in (draw.uniform, draw.tokens, draw.mask, draw.logprobs, draw.truncated):
+        assert tensor.device.type == "meta"
+        assert tensor.shape[0] == 4
 
 
 # What a completion depends on.

@@ -12,20 +12,44 @@ from torch.utils._pytree import tree_leaves
 
 from spatial_ssrl.policies.fixed_step import FixedStep
 
-# What makes the host wait for the device, gives tensors whose shape depends on numbers, or brings
-# numbers from the host: CUDA refuses to record it.
-_REFUSED = {
+# What makes the host wait for the device, as it does for shapes that depend on numbers.
+_WAITING = {
     "_local_scalar_dense",
+    "bincount",
     "equal",
     "is_nonzero",
     "item",
-    "lift_fresh",
     "masked_select",
     "nonzero",
     "unique_consecutive",
     "unique_dim",
     "_unique2",
 }
+
+# CUDA refuses to record that, and what brings numbers from the host.
+_REFUSED = {*_WAITING, "lift_fresh"}
+
+
+def _indexes_by_masks(name: str, args: Any) -> bool:
+    return name in ("index", "index_put_", "index_put") and any(
+        isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
+    )
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations for which the host would wait for a CUDA device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name in _WAITING or _indexes_by_masks(name, args):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 class _Recording(TorchDispatchMode):
@@ -39,10 +63,7 @@ class _Recording(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func.overloadpacket.__name__
-        if name in _REFUSED or any(
-            isinstance(index, Tensor) and index.dtype == torch.bool
-            for index in (args[1] if name in ("index", "index_put_", "index_put") else ())
-        ):
+        if name in _REFUSED or _indexes_by_masks(name, args):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, out))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spatial_ssrl.policies.members import Members
+from spatial_ssrl.policies.wide_products import wide_on, wide_product
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -29,11 +30,12 @@ def fused_on(device: torch.device) -> bool:
 
 @contextmanager
 def as_on_other_devices() -> Iterator[None]:
-    """Let CPUs do as other devices do, to foresee their memory and to test their way."""
+    """Let CPUs do as CUDA devices do, to foresee their memory and to test their way."""
     before = set(_fused_devices)
     _fused_devices.clear()
     try:
-        yield
+        with wide_on("cpu"):
+            yield
     finally:
         _fused_devices.update(before)
 
@@ -49,7 +51,8 @@ def attend(
     """Attend to one part of the keys.
 
     On a CPU by PyTorch's fused kernel, which never writes the scores down; elsewhere plainly,
-    in float32.
+    in float32. Values are converted for that, since shares must not be rounded to their type;
+    of keys, CUDA multiplies halves as they are.
 
     Args:
         query: Shape (B, A, n, d); A may be a multiple of H on a CPU.
@@ -65,7 +68,7 @@ def attend(
     if fused_on(query.device):
         out, sums = _fused(*_of_one_type(query, key, value), attn_mask=mask, scale=scale)
         return out, sums
-    scores = (query.float() * scale) @ key.float().transpose(2, 3)
+    scores = wide_product(query, key.transpose(2, 3)).mul_(scale)
     if mask is not None:
         scores += mask
     sums = scores.logsumexp(dim=-1)

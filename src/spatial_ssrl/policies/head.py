@@ -10,14 +10,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from spatial_ssrl.policies.wide_products import is_wide, wide_product
+
 _WEIGHTS_PER_BLOCK = 2**24  # 64 MiB in float32
 
 
 def float32_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
     """Return the logits of a plain head in float32, whatever the weights' precision.
 
-    Weights of lower precision are converted a block of the vocabulary at a time, forward and
-    backward: those of a 7B model would take 2.2 GB at once, and a backward pass would keep them.
+    On CUDA weights of lower precision are multiplied as they are with hidden states of the same
+    type; see `wide_product`. In the backward pass, elsewhere, and with hidden states of another
+    type, which are never rounded, they are converted a block of the vocabulary at a time: those
+    of a 7B model would take 2.2 GB at once, and a backward pass would keep them.
 
     Args:
         head: The vocabulary head, V outputs.
@@ -26,12 +30,13 @@ def float32_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
     Returns:
         Shape (..., V), float32; new memory, which the caller may change in place.
     """
-    hidden = hidden.float()
     bias = None if head.bias is None else head.bias.float()
     if head.weight.dtype == torch.float32:
-        return functional.linear(hidden, head.weight, bias)
+        return functional.linear(hidden.float(), head.weight, bias)
+    if hidden.dtype != head.weight.dtype:
+        hidden = hidden.float()
     rows = hidden.reshape(-1, hidden.shape[-1])
-    logits: Tensor = _BlockedLinear.apply(rows, head.weight)
+    logits: Tensor = _WideLinear.apply(rows, head.weight)
     logits = logits.view(*hidden.shape[:-1], -1)
     return logits if bias is None else logits + bias
 
@@ -69,12 +74,15 @@ def _blocks(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield place, weight[place].float()
 
 
-class _BlockedLinear(torch.autograd.Function):
+class _WideLinear(torch.autograd.Function):
     """`hidden @ weight.T` in float32; keeps hidden (M, d) and weight (V, d) as they are."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(hidden, weight)
+        if is_wide(hidden, weight):
+            return wide_product(hidden, weight.t())
+        hidden = hidden.float()
         logits = hidden.new_empty(len(hidden), len(weight))
         for place, block in _blocks(weight):
             logits[:, place] = hidden @ block.t()
@@ -85,11 +93,12 @@ class _BlockedLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         hidden, weight = ctx.saved_tensors
         wants_hidden, wants_weight = ctx.needs_input_grad
-        of_hidden = torch.zeros_like(hidden) if wants_hidden else None
+        of_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wants_hidden else None
         of_weight = torch.empty_like(weight) if wants_weight else None
+        states = hidden.float() if wants_weight else hidden
         for place, block in _blocks(weight):
             if of_hidden is not None:
                 of_hidden.addmm_(grad[:, place], block)
             if of_weight is not None:
-                of_weight[place] = (grad[:, place].t() @ hidden).to(weight.dtype)
-        return of_hidden, of_weight
+                of_weight[place] = (grad[:, place].t() @ states).to(weight.dtype)
+        return None if of_hidden is None else of_hidden.to(hidden.dtype), of_weight

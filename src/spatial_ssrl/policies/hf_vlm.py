@@ -119,8 +119,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self._processor: ProcessorMixin | None = None
         self._reference = Reference()
         self._traits = Traits()
-        self.inputs = self._traits.inputs
-        self._unsayable = self._traits.unsayable
+        # A buffer, which goes where the module goes: sampling needs it for every token.
+        self._unsayable: Tensor
+        self.register_buffer("_unsayable", torch.empty(0, dtype=torch.long), persistent=False)
 
     def _build_model(self) -> PreTrainedModel:
         """Return the model with its weights; called once. Override to bring another model."""
@@ -155,7 +156,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         quicken_layers(network)
         families.require_attention_only(network)
         self._traits = Traits.of(network, processor, self.tokenizer)
-        self.inputs, self._unsayable = self._traits.inputs, self._traits.unsayable
+        self._unsayable = torch.tensor(self._traits.unsayable, dtype=torch.long)
         self._model, self._reference = self._adapted(network), Reference()
         if self.gradient_checkpointing:
             prepare_recomputation(network)
@@ -174,6 +175,11 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         super().train(mode)
         keep_statistics(self)
         return self
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Names of what the model takes; empty before `load`."""
+        return self._traits.inputs
 
     @property
     def trained(self) -> Trained:
@@ -302,10 +308,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
                 logits = float32_logits(head, hidden)
             else:
                 logits = other_logits(head, hidden)
-        if not self._unsayable:
+        if not len(self._unsayable):
             return logits
-        columns = torch.tensor(self._unsayable, device=logits.device)
-        return logits.index_fill_(-1, columns, float("-inf"))
+        return logits.index_fill_(-1, self._unsayable.to(logits.device), float("-inf"))
 
     def logprobs(
         self,
@@ -335,7 +340,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         Columns that are padding in every one of them are left out.
         """
         traits = self._traits
-        return select_questions(prompts, rows, traits.placeholders, self.inputs, traits.packing)
+        return select_questions(prompts, rows, traits.placeholders, traits.inputs, traits.packing)
 
     def decode(self, tokens: Tensor, mask: Tensor) -> tuple[str, ...]:
         """Return the text of each row of tokens, (N, C), special tokens left out."""

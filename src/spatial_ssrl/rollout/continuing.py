@@ -25,9 +25,11 @@ class Continuation(ABC):
 
     Attributes:
         hidden: Last hidden state of each row of the cache, shape (R, d).
+        alone: Whether it is known that no two completions are on one row.
     """
 
     hidden: Tensor
+    alone = False
 
     @abstractmethod
     def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
@@ -56,12 +58,21 @@ class Branching(Continuation):
 
     def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
         """Read one more token of each distinct branch; see `Continuation.go_on`."""
-        width = self._policy.vocabulary_size
-        branches, row = torch.unique(row * width + chosen, return_inverse=True)
-        parents = branches // width
-        if not _is_identity(parents, len(self._state.hidden)):
+        rows, stay = len(self._state.hidden), False
+        if self.alone:
+            # Sorted by row as below, but without waiting for the device. Completions that all
+            # have a row of their own stay where they are if they are as many as rows.
+            stay = len(row) == rows
+            parents, order = row.sort()
+            new, row = chosen[order], order.argsort()
+        else:
+            width = self._policy.vocabulary_size
+            branches, row = torch.unique(row * width + chosen, return_inverse=True)
+            parents, new = branches // width, branches % width
+            self.alone = len(branches) == len(row)
+        if not (stay or _is_identity(parents, rows)):
             self._state = self._state.select(parents)
-        new = (branches % width).unsqueeze(1)
+        new = new.unsqueeze(1)
         real = torch.ones_like(new, dtype=torch.bool)
         self._state, _ = self._policy.read_on(self._state, new, real)
         self.hidden = self._state.hidden
@@ -98,6 +109,7 @@ class Recorded(Continuation):
         if self._must_begin(len(row)):
             self._begin(row)
             row = torch.arange(len(row), device=row.device)
+            self.alone = True
         step = self._step
         assert step is not None
         step.tokens[row, 0] = chosen

@@ -131,7 +131,7 @@ class _Draw:
         uids = [question.uid for question in prompts.questions]
         greedy = sampling.temperature == 0
         return _Draw(
-            uniform=torch.zeros(1, dtype=torch.float64).expand(shape)
+            uniform=torch.zeros(1, dtype=torch.float64, device=device).expand(shape)
             if greedy
             else completion_numbers(seed, uids, group_size, sampling.max_new_tokens).to(device),
             tokens=torch.zeros(shape, dtype=torch.long, device=device),
@@ -164,10 +164,14 @@ def _sample_part(
     )
     for step in range(limit):
         scores = policy.logits(continuation.hidden)
-        chosen, logprobs = engine.choose(scores, row, draw.uniform[live, step], sampling)
+        chosen, logprobs = engine.choose(
+            scores, row, draw.uniform[live, step], sampling, continuation.alone
+        )
         draw.tokens[live, step], draw.mask[live, step] = chosen, True
         draw.logprobs[live, step] = logprobs
         going = ~torch.isin(chosen, ends) & ~stops.completed(draw.tokens[live, : step + 1])
+        # The one wait for the device of most steps: how many go on.
+        going = going.nonzero().squeeze(1)
         live, row, chosen = live[going], row[going], chosen[going]
         if len(live) == 0 or step == limit - 1:
             break
@@ -180,7 +184,11 @@ def _read(policy: PolicyBackbone, prompts: PromptBatch, rows: Sequence[int]) -> 
 
 
 def _choose(
-    scores: Tensor, row: Tensor, uniform: Tensor, sampling: SamplingSettings
+    scores: Tensor,
+    row: Tensor,
+    uniform: Tensor,
+    sampling: SamplingSettings,
+    alone: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Draw the next token of each live completion by inverting the cumulative distribution.
 
@@ -189,6 +197,7 @@ def _choose(
         row: Cache row of each live completion, shape (L,), int64.
         uniform: One number in [0, 1) per live completion, shape (L,), float64.
         sampling: Temperature and limits; temperature 0 picks the most likely token.
+        alone: Whether it is known that no two completions are on one row.
 
     Returns:
         Tokens, shape (L,), int64, and their log-probabilities, shape (L,), float32.
@@ -200,8 +209,8 @@ def _choose(
     cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
     # The numbers are brought to the rows, which costs nothing; the rows of a large vocabulary
     # would have to be copied to the numbers.
-    place = _rank(row, len(scores))
-    wanted = uniform.new_zeros(len(scores), int(place.max()) + 1)
+    place = torch.zeros_like(row) if alone else _rank(row)
+    wanted = uniform.new_zeros(len(scores), 1 if alone else int(place.max()) + 1)
     wanted[row, place] = uniform * cumulative[row, -1]
     # right=True finds the first token whose sum exceeds the number: never one of zero mass.
     drawn = torch.searchsorted(cumulative, wanted, right=True)[row, place]
@@ -209,11 +218,10 @@ def _choose(
     return drawn, logprobs[row, drawn]
 
 
-def _rank(row: Tensor, rows: int) -> Tensor:
+def _rank(row: Tensor) -> Tensor:
     """Return how many of the entries before each one have the same row, shape (L,), int64."""
-    order = row.argsort(stable=True)
-    counts = torch.bincount(row, minlength=rows)
-    starts = counts.cumsum(0) - counts
+    ordered, order = row.sort(stable=True)
     rank = torch.empty_like(row)
-    rank[order] = torch.arange(len(row), device=row.device) - starts[row[order]]
+    first = torch.searchsorted(ordered, ordered)  # of those with the same row
+    rank[order] = torch.arange(len(row), device=row.device) - first
     return rank
