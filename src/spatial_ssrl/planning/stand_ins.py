@@ -74,10 +74,84 @@ _QWEN_VL: Mapping[str, Any] = {
     "picture": "<|vision_start|><|image_pad|><|vision_end|>",
 }
 
+_TILES = {
+    f"<row_{row}_col_{column}>": 49153 + 6 * (row - 1) + column - 1
+    for row in range(1, 7)
+    for column in range(1, 7)
+}
+
 # By `model_type`. Classes go by their names, so that only those of one family are imported.
 _KINDS: Mapping[str, _Kind] = {
+    "gemma3": _Kind(
+        "Gemma3Processor",
+        "Gemma3ImageProcessor",
+        {
+            "<pad>": 0,
+            "<eos>": 1,
+            "<bos>": 2,
+            "<start_of_turn>": 105,
+            "<end_of_turn>": 106,
+            "<start_of_image>": 255999,
+            "<end_of_image>": 256000,
+            "<image_soft_token>": 262144,
+        },
+        picture="<start_of_image>",
+        opening="<bos><start_of_turn>user\n",
+        closing="<end_of_turn>\n",
+        answer="<start_of_turn>model\n",
+        eos="<eos>",
+        pad="<pad>",
+        named={
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+    ),
+    "internvl": _Kind(
+        "InternVLProcessor",
+        "GotOcr2ImageProcessor",
+        # The one for films has no row in the embeddings: it is replaced before they are read.
+        _QWEN | {"<img>": 151665, "</img>": 151666, "<IMG_CONTEXT>": 151667, "<video>": 151674},
+        picture="<IMG_CONTEXT>\n",
+        named={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        video_processor="InternVLVideoProcessor",
+    ),
+    "llava_onevision": _Kind(
+        "LlavaOnevisionProcessor",
+        "LlavaOnevisionImageProcessor",
+        _QWEN | {"<image>": 151646, "<video>": 151647},
+        picture="<image>\n",
+        video_processor="LlavaOnevisionVideoProcessor",
+    ),
+    "qwen2_vl": _Kind("Qwen2VLProcessor", video_processor="Qwen2VLVideoProcessor", **_QWEN_VL),
     "qwen2_5_vl": _Kind("Qwen2_5_VLProcessor", video_processor="Qwen2VLVideoProcessor", **_QWEN_VL),
     "qwen3_vl": _Kind("Qwen3VLProcessor", video_processor="Qwen3VLVideoProcessor", **_QWEN_VL),
+    "smolvlm": _Kind(
+        "SmolVLMProcessor",
+        "SmolVLMImageProcessor",
+        {
+            "<|endoftext|>": 0,
+            "<|im_start|>": 1,
+            "<|im_end|>": 2,
+            "<global-img>": 49152,
+            **_TILES,
+            "<fake_token_around_image>": 49189,
+            "<image>": 49190,
+            "<end_of_utterance>": 49279,
+        },
+        picture="<image>",
+        opening="<|im_start|>User:",
+        closing="<end_of_utterance>\n",
+        answer="Assistant:",
+        eos="<end_of_utterance>",
+        pad="<|im_end|>",
+        video_processor="SmolVLMVideoProcessor",
+    ),
 }
 
 
