@@ -46,15 +46,26 @@ def test_predictions_are_within_15_per_cent_of_measured_peaks(
     assert predicted.sampling.total == pytest.approx(measured["sampling"], rel=0.15)
 
 
-def test_few_layers_tell_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    processor = tiny_processor()
-    config = tiny_model(processor).config
+def _deep(family: str) -> GhostSource:
+    """Return a model with more layers than are rehearsed."""
+    processor = tiny_processor(family)
+    config = tiny_model(processor, family).config
     config.text_config.num_hidden_layers = 9
-    config.text_config.layer_types = ["full_attention"] * 9
-    config.vision_config.depth = 7
-    source = GhostSource("model", config=config, processor=processor)
+    if family == "gemma3":  # As Gemma 3 4B: no layer of the rare kind among the last.
+        usual, rare = "sliding_attention", "full_attention"
+        config.text_config.layer_types = [usual, usual, rare, *[usual] * 6]
+        config.vision_config.num_hidden_layers = 7
+    else:
+        config.text_config.layer_types = ["full_attention"] * 9
+        config.vision_config.depth = 7
+    return GhostSource("model", config=config, processor=processor)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+def test_few_layers_tell_of_many(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = _deep(family)
     policy = HFVisionLanguagePolicy("model", lora=LoraSettings(rank=4))
-    policy._processor = processor
+    policy._processor = source.processor
     module = RLModule(policy, GRPO(), group_size=4)
     prompt, step = policy.collator()([random_question(2)]), Step(3, 4, 100, 2)
     extended = Predictor(module, source).predict(prompt, step)

@@ -4,48 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from huggingface_hub import constants
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoProcessor,
-    PretrainedConfig,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-)
+from transformers import AutoConfig, AutoProcessor, PretrainedConfig
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.logs import loggers_at
 from spatial_ssrl.planning.source import GhostSource
+from spatial_ssrl.planning.stand_ins import WORDS_ASSUMED, stand_in
 from spatial_ssrl.policies.hub import ModelSource, completed_processor
-
-_MARKS = {
-    "<|endoftext|>": 151643,
-    "<|im_start|>": 151644,
-    "<|im_end|>": 151645,
-    "<|vision_start|>": 151652,
-    "<|vision_end|>": 151653,
-    "<|vision_pad|>": 151654,
-    "<|image_pad|>": 151655,
-    "<|video_pad|>": 151656,
-}
-_CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-# Words of at most eight letters, digits and marks one by one: about what byte-pair vocabularies
-# of 150,000 entries make of English.
-_WORDS = r"\s?\p{L}{1,8}|\p{N}|\s?[^\s\p{L}\p{N}]|\s+"
-
-WORDS_ASSUMED = "text: a token for each digit, mark and word of up to 8 letters"
 
 
 def find_model(asked: ModelSource) -> tuple[GhostSource, tuple[str, ...]]:
@@ -82,7 +51,7 @@ def find_model(asked: ModelSource) -> tuple[GhostSource, tuple[str, ...]]:
                 f"model: {asked.model!r} has a configuration here but no processor; fetch its "
                 f"small files: hf download {asked.model} --include '*.json' '*.jinja' '*.txt'."
             )
-        processor = _stand_in(facts)
+        processor = stand_in(facts)
         assumed.append(WORDS_ASSUMED)
     source = GhostSource(
         asked.model,
@@ -124,51 +93,3 @@ def _facts(model: str) -> dict[str, Any] | None:
 def _config_of(facts: dict[str, Any]) -> PretrainedConfig:
     settings = dict(facts["config"])
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
-
-
-class _Words(PreTrainedTokenizerFast):
-    """A tokenizer without a vocabulary, which knows how many tokens there are."""
-
-    tokens = 0
-
-    def __len__(self) -> int:
-        return self.tokens
-
-    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
-        """Return empty texts: there is no vocabulary."""
-        return [""] * len(sequences)
-
-
-def _stand_in(facts: dict[str, Any]) -> ProcessorMixin:
-    """Return the real processor around a tokenizer that only counts."""
-    from transformers import (
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-        Qwen3VLProcessor,
-        Qwen3VLVideoProcessor,
-    )
-
-    bounds: Sequence[int] = facts["pixels"]
-    size = {"shortest_edge": bounds[0], "longest_edge": bounds[1]}
-    third = facts["config"]["model_type"] == "qwen3_vl"
-    processor = Qwen3VLProcessor if third else Qwen2_5_VLProcessor
-    video = Qwen3VLVideoProcessor if third else Qwen2VLVideoProcessor
-    made: ProcessorMixin = processor(
-        image_processor=Qwen2VLImageProcessor(size=size, patch_size=facts["patch_size"]),
-        tokenizer=_counting_tokenizer(facts["tokens"]),
-        video_processor=video(),
-        chat_template=_CHAT,
-    )
-    return made
-
-
-def _counting_tokenizer(tokens: int) -> _Words:
-    tokenizer = Tokenizer(models.WordLevel({"word": 0, **_MARKS}, unk_token="word"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    fast = _Words(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    fast.add_special_tokens({"additional_special_tokens": list(_MARKS)})
-    fast.tokens = tokens
-    return fast

@@ -54,7 +54,8 @@ class Scripted(InProcess):
         tokens = _some_tokens(policy, len(drawn))
         if len(drawn) > 1 and self.decoded == min(self.length, STEPS) - 2:
             tokens[-1] = policy.end_token_ids[0]
-        self.rehearsal.ledger.part = parts.COMPLETION_CACHE
+        stage = self.rehearsal.stage
+        stage.ledger.enter(f"{stage.name}: chosen", parts.COMPLETION_CACHE)
         return tokens, logprobs
 
     @contextmanager
@@ -65,6 +66,10 @@ class Scripted(InProcess):
 
         def read_or_skip(state: ReadState, *rest: Any) -> Any:
             self.decoded += 1
+            if self.decoded == 1:
+                # Moments of their own: a model with few layers is at its peak while prompts are
+                # read, one with many when completions are long.
+                self.rehearsal.stage.enter("saying", parts.COMPLETION_CACHE)
             if self.decoded == 2 and self.length > STEPS:
                 state = self.rehearsal.skip(state, self.length - STEPS)
             return read_on(state, *rest)

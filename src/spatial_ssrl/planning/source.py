@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,16 +150,28 @@ def with_depth(config: PretrainedConfig, depth: Depth) -> PretrainedConfig:
         assert name is not None
         before = int(getattr(part, name))
         setattr(part, name, layers)
-        for setting in _BY_LAYER:
-            if isinstance(entries := getattr(part, setting, None), list):
-                # The last ones: kinds that are rare are usually there.
-                setattr(part, setting, entries[before - layers :])
+        listed = {
+            setting: entries
+            for setting in _BY_LAYER
+            if isinstance(entries := getattr(part, setting, None), list)
+        }
+        first = _first_kept(list(zip(*listed.values(), strict=True)), before - layers, layers)
+        for setting, entries in listed.items():
+            setattr(part, setting, entries[first : first + layers])
         for setting in _NUMBERS:
             if numbers := getattr(part, setting, None):
                 setattr(part, setting, _moved(list(numbers), before, layers))
         if getattr(part, _WHOLE_PICTURES, None) is not None:
             setattr(part, _WHOLE_PICTURES, list(range(layers)))
     return config
+
+
+def _first_kept(kinds: Sequence[tuple[Any, ...]], last: int, layers: int) -> int:
+    """Return where the last row of so many layers starts that has the most kinds among them.
+
+    Layers of a rare kind need not be at the end: Gemma 3 4B ends in four of its common one.
+    """
+    return max(range(last, -1, -1), key=lambda start: len({*kinds[start : start + layers]}))
 
 
 def _moved(numbers: list[int], before: int, layers: int) -> list[int]:
