@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from spatial_ssrl.core.batches import PromptBatch, ScoredRollouts
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.rollout import InProcess
-from spatial_ssrl.training import RLModule, UpdateSettings, mini_batches
+from spatial_ssrl.training import RLModule, UpdateSettings, buffer, mini_batches
 from spatial_ssrl.training.buffer import GroupBuffer
 from spatial_ssrl.training.groups import Groups, join_groups
 from spatial_ssrl.training.metrics import Metrics
@@ -171,8 +172,6 @@ def test_the_taken_groups_are_the_batch_the_loss_divides_by(tmp_path: Path) -> N
 
 class Forgetful(InProcess):
     def sample(self, *args: Any) -> Any:
-        from dataclasses import replace
-
         return replace(super().sample(*args), logprobs=None)
 
 
@@ -188,6 +187,40 @@ def test_no_more_batches_are_tried_than_allowed(tmp_path: Path) -> None:
     assert [step for step, _ in log.steps] == [0, 0, 1, 1, 1, 2]
     assert furthest(module.updates[0][1], module.weights()) == 0
     assert log.metrics[-1]["train/groups_used"] == 0
+
+
+@pytest.mark.parametrize("found", [0, 1, 2, 3])
+def test_processes_share_what_was_found_and_no_group_is_learned_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: int
+) -> None:
+    module = fitted(tmp_path, 1, verifier=DigitShare())
+    batch = module.updates[0][0]
+    signal = torch.arange(4) < found
+    halves = [
+        replace(batch.select(rows), has_signal=signal[rows], takes_part=signal[rows])
+        for rows in ([0, 1], [2, 3])
+    ]
+    worth = [[row for row in range(2) if half.has_signal[row]] for half in halves]
+    everywhere = [
+        (2, [half.select([row]).to("cpu") for row in rows])
+        for half, rows in zip(halves, worth, strict=True)
+    ]
+    monkeypatch.setattr(buffer, "gather", lambda *_: everywhere)
+    monkeypatch.setattr(buffer, "world_size", lambda: 2)
+    shares = []
+    for process in range(2):
+        monkeypatch.setattr(buffer, "rank", lambda process=process: process)
+        waiting = GroupBuffer()
+        waiting.tries = 3
+        share = waiting.exchange(halves[process], resampling(resample_batches=3))
+        assert share is not None
+        shares.append(share)
+    learned = [share.questions[row].uid for share in shares for row in share.rows()]
+    assert learned == [question.uid for question in batch.questions[:found]]
+    # What the loss divides by: what was found, or, if that is nothing, the batch as it is.
+    assert sum(map(len, shares)) == (found or 4)
+    for share in shares:
+        assert len(share.rollouts) == 4 * len(share) == len(share.verdicts)
 
 
 class FlatForMost(FlatForAThird):
@@ -241,10 +274,10 @@ def test_unknown_ways_and_tasks_are_named() -> None:
 def test_waiting_groups_survive_a_checkpoint_file(tmp_path: Path) -> None:
     module = fitted(tmp_path, 1)
     groups = module.updates[0][0]
-    buffer, read = GroupBuffer(), GroupBuffer()
-    buffer.add(groups)
-    buffer.tries = 2
-    torch.save(buffer.state_dict(), tmp_path / "buffer.pt")
+    waiting, read = GroupBuffer(), GroupBuffer()
+    waiting.add(groups)
+    waiting.tries = 2
+    torch.save(waiting.state_dict(), tmp_path / "buffer.pt")
     read.load_state_dict(torch.load(tmp_path / "buffer.pt", weights_only=True))
     assert (len(read), read.tries) == (4, 2)
     found = join_groups(read.take(4))

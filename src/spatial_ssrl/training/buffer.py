@@ -57,9 +57,9 @@ class GroupBuffer:
 
         Returns:
             This process's share of as many groups as the whole batch had, or of fewer when
-            enough batches were tried; `groups` if those left nothing for this process, so that
-            a run ends nevertheless. None when the update has to wait for another batch; all
-            processes wait together.
+            enough batches were tried: none at all, if there are fewer than processes. `groups`
+            if no process found any, so that a run ends nevertheless. None when the update has
+            to wait for another batch; all processes wait together.
         """
         worth = [
             row
@@ -77,7 +77,10 @@ class GroupBuffer:
             return None
         taken = self.take(size)
         start, stop = (len(taken) * place // world_size() for place in (rank(), rank() + 1))
-        return join_groups(taken[start:stop]) if start < stop else groups
+        if not taken:
+            return groups
+        # Of an empty share not even the batch: its groups are learned from elsewhere, or wait.
+        return join_groups(taken[start:stop]) if start < stop else groups.select([])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as tensors and text, which load with `weights_only=True`."""

@@ -191,8 +191,8 @@ class RLModule(PolicyModule):
         taken = self.buffer.exchange(groups, self.update)
         if taken is None:
             return None
-        if taken is groups:
-            return batch, groups
+        if taken is groups or not len(taken):
+            return batch, taken  # No prompt is read for no group.
         # Collated anew: batches are padded differently.
         prompts: PromptBatch = self.collator()(taken.questions)
         return prompts.to(self.device), taken.to(self.device)
