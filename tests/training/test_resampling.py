@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.core.batches import PromptBatch, ScoredRollouts
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question, Verdict
+from spatial_ssrl.policies import SamplingSettings
 from spatial_ssrl.rollout import InProcess
 from spatial_ssrl.training import RLModule, UpdateSettings, buffer, mini_batches
 from spatial_ssrl.training.buffer import GroupBuffer
@@ -34,6 +36,7 @@ from support.tiny_training import (
 )
 
 RATE = 0.1
+TEN, SIX = SamplingSettings(max_new_tokens=10), SamplingSettings(max_new_tokens=6)
 
 
 class FlatForAll(Verifier):
@@ -311,6 +314,35 @@ def test_a_resumed_run_goes_on_with_the_groups_that_waited(tmp_path: Path) -> No
     assert furthest(whole.weights(), resumed.weights()) == 0
     seen = [q.uid for module in (part, resumed) for g, _ in module.updates for q in g.questions]
     assert seen == [q.uid for g, _ in whole.updates for q in g.questions]
+
+
+def test_waiting_groups_of_another_size_are_dropped_with_a_word(tmp_path: Path) -> None:
+    def run(steps: int, size: int, folder: str, resume: bool = False) -> Recording:
+        torch.manual_seed(0)
+        module = Recording(update=resampling(), group_size=size, sampling=SIX if resume else TEN)
+        path = tmp_path / folder
+        saver = ModelCheckpoint(path, save_last=True, save_top_k=0, every_n_train_steps=1)
+        trainer = tiny_trainer(path, steps, [saver], enable_checkpointing=True)
+        checkpoint = path / "last.ckpt" if resume else None
+        trainer.fit(module, tiny_data(), ckpt_path=checkpoint, weights_only=True)
+        return module
+
+    before = run(2, 4, "three")
+    waiting = [question.uid for group in before.buffer.take(9) for question in group.questions]
+    assert waiting
+    message = rf"group_size is 3, .*: {len(waiting)} groups of 4 that waited .*are dropped"
+    with pytest.warns(UserWarning, match=message):
+        resumed = run(4, 3, "three", resume=True)
+    for groups, _ in resumed.updates:
+        assert groups.rollouts.group_size == 3
+        assert not {question.uid for question in groups.questions} & set(waiting)
+    # Of the same size they are kept, though they may be longer than completions are now.
+    run(2, 4, "four")
+    with warnings.catch_warnings(record=True) as caught:
+        resumed = run(4, 4, "four", resume=True)
+    assert not [warning for warning in caught if "are dropped" in str(warning.message)]
+    learned = [question.uid for groups, _ in resumed.updates for question in groups.questions]
+    assert learned[: len(waiting)] == waiting
 
 
 def test_mini_batches_are_steps_on_shares_of_the_questions(tmp_path: Path) -> None:

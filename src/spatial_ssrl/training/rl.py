@@ -301,3 +301,4 @@ class RLModule(PolicyModule):
             return
         self.sampled_batches = state["batches"]
         self.buffer.load_state_dict(state["buffer"])
+        self.buffer.drop_other_sizes(self.group_size)
