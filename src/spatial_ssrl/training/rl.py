@@ -142,7 +142,7 @@ class RLModule(PolicyModule):
             with time("update"):
                 metrics.merge(self._update(*update, scored))
         metrics.add("groups_waiting", len(self.buffer))
-        metrics.merge(cost_metrics(time, self.policy.tokens - tokens))
+        metrics.merge(cost_metrics(time, self.policy.tokens - tokens, self.device))
         self.log_training(reported(metrics))
 
     # Sampling and verifying.
