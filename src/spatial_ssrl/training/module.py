@@ -34,6 +34,7 @@ from spatial_ssrl.training.checkpoint_files import WholeCheckpoints
 from spatial_ssrl.training.failures import REMEDY, stop_if_any
 from spatial_ssrl.training.held_out import AccuracyTally, AnswerRecord, answer_greedily
 from spatial_ssrl.training.precision import (
+    check_device,
     check_precision,
     loss_scaler,
     note_overflow,
@@ -129,9 +130,11 @@ class PolicyModule(LightningModule, ABC):
             stage: "fit", "validate", "test" or "predict".
 
         Raises:
-            ConfigError: If the Trainer's strategy shards the weights.
+            ConfigError: If the Trainer's strategy shards the weights, or its device cannot do
+                what sampling needs.
         """
         strategy = self.trainer.strategy
+        check_device(strategy.root_device)
         if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
             raise ConfigError(
                 f"trainer.strategy is {type(strategy).__name__}, which gives each process a part "
