@@ -6,6 +6,7 @@ Every run writes what each process ended with to FOLDER/<name>-<rank>.pt.
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from spatial_ssrl.algorithms import GRPO
+from spatial_ssrl.core.questions import Question, Verdict
 from spatial_ssrl.data import HeldOutSettings, PretextDataModule
 from spatial_ssrl.data.dataset import QuestionDataset
 from spatial_ssrl.images import SyntheticScenes
@@ -23,6 +25,7 @@ from spatial_ssrl.tasks import CroppedInpainting, FlippedPatch, PretextTask
 from spatial_ssrl.training import RLModule, SFTModule, UpdateSettings, distributed
 from spatial_ssrl.training.callbacks import QuestionRecords
 from support.tiny_training import (
+    DigitShare,
     FlatForFlips,
     StepLog,
     tiny_policy,
@@ -97,6 +100,17 @@ def _flat() -> RLModule:
 
 FLIP = type("Flip", (), {"task": "flipped_patch"})()
 
+
+class FlatForMost(DigitShare):
+    """Only some flipped patches, which the first process asks, have a signal."""
+
+    def score(self, text: str, question: Question) -> Verdict:
+        """Return a number for each text to few questions, the same for any to the others."""
+        if question.task == "flipped_patch" and zlib.crc32(question.uid.encode()) % 4 == 0:
+            return Verdict(zlib.crc32(text.encode()) / 2**32, {"accuracy": 0.0})
+        return Verdict(0.3, {"accuracy": 0.0})
+
+
 RUNS: dict[str, Callable[[], RLModule | SFTModule]] = {
     "rl": reinforce,
     "one_without_signal": lambda: reinforce(verifier=FlatForFlips()),
@@ -104,6 +118,10 @@ RUNS: dict[str, Callable[[], RLModule | SFTModule]] = {
     "sft": teach,
     "resampled": lambda: reinforce(
         verifier=FlatForFlips(), update=UpdateSettings(flat_groups="resample")
+    ),
+    "resampled_scarce": lambda: reinforce(
+        verifier=FlatForMost(),
+        update=UpdateSettings(flat_groups="resample", resample_batches=1, micro_batch_tokens=500),
     ),
 }
 
@@ -115,7 +133,7 @@ def run(name: str, folder: Path, processes: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"devices": processes, "limit_val_batches": 1.0}
     settings |= {"strategy": "ddp" if processes > 1 else "auto"}
     settings |= {"val_check_interval": STEPS, "check_val_every_n_epoch": None}
-    steps = STEPS * (1 if name in ("sft", "resampled") else 2)
+    steps = STEPS * (1 if name == "sft" or name.startswith("resampled") else 2)
     records = QuestionRecords(folder / f"{name}.jsonl")
     trainer = tiny_trainer(folder, steps, [log, records], **settings)
     trainer.fit(module, data())

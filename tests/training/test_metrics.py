@@ -15,9 +15,12 @@ from spatial_ssrl.training.metrics import (
     Metrics,
     StageTimer,
     cost_metrics,
+    peak_memory_gib,
     reported,
     rollout_metrics,
 )
+
+CPU = torch.device("cpu")
 
 
 def question(task: str, chance: float) -> Question:
@@ -134,7 +137,7 @@ def test_rates_count_what_was_sampled_by_the_time_it_took() -> None:
     time = StageTimer()
     time.seconds |= {"sample": 2.0, "update": 3.0}
     metrics = whole()
-    metrics.merge(cost_metrics(time, TokenCount(computed=30, repeated=120)))
+    metrics.merge(cost_metrics(time, TokenCount(computed=30, repeated=120), CPU))
     values = reported(metrics)
     assert (values["forward_tokens"], values["forward_share"]) == (30, 0.25)
     assert 0.01 < values["peak_memory_gib"] < 1000
@@ -146,3 +149,22 @@ def test_rates_count_what_was_sampled_by_the_time_it_took() -> None:
     both = reported(metrics)
     assert both["tokens_per_s"] == pytest.approx(2 * 20 / 5)
     assert (both["forward_tokens"], both["forward_share"]) == (60, 0.25)
+
+
+def test_the_peak_of_memory_is_that_of_the_device_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def allocated(device: torch.device) -> int:
+        asked.append(device)
+        return 3 * 2**30
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", allocated)
+    # A machine with a GPU, and a run on its CPU.
+    resident = peak_memory_gib(CPU)
+    assert 0.01 < resident < 1000
+    assert not asked
+    assert peak_memory_gib(torch.device("cuda", 1)) == 3
+    assert asked == [torch.device("cuda", 1)]

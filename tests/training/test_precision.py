@@ -200,3 +200,15 @@ def test_an_optimiser_that_ignores_the_closure_is_refused(tmp_path: Path) -> Non
 
     with pytest.raises(TypeError, match=r"Deaf.step\(\) does not call the closure"):
         fitted(tmp_path, optimizer=lambda params: Deaf(params, lr=0.1))
+
+
+@pytest.mark.parametrize("make", [tiny_rl, lambda policy: SFTModule(policy)], ids=["rl", "sft"])
+def test_the_gpu_of_a_mac_is_refused_before_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], PolicyModule]
+) -> None:
+    trainer, policy = tiny_trainer(tmp_path, 1), tiny_policy()
+    monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("mps"))
+    monkeypatch.setattr(trainer.accelerator, "setup_device", lambda device: None)
+    monkeypatch.setattr(policy, "load", lambda: pytest.fail("weights were loaded"))
+    with pytest.raises(ConfigError, match=r"on MPS, .*no float64.*; set trainer.accelerator: cpu"):
+        trainer.fit(make(policy), tiny_data())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.core.batches import PromptBatch, ScoredRollouts
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.questions import Question, Verdict
+from spatial_ssrl.policies import SamplingSettings
 from spatial_ssrl.rollout import InProcess
-from spatial_ssrl.training import RLModule, UpdateSettings, mini_batches
+from spatial_ssrl.training import RLModule, UpdateSettings, buffer, mini_batches
 from spatial_ssrl.training.buffer import GroupBuffer
 from spatial_ssrl.training.groups import Groups, join_groups
 from spatial_ssrl.training.metrics import Metrics
@@ -33,6 +36,7 @@ from support.tiny_training import (
 )
 
 RATE = 0.1
+TEN, SIX = SamplingSettings(max_new_tokens=10), SamplingSettings(max_new_tokens=6)
 
 
 class FlatForAll(Verifier):
@@ -171,8 +175,6 @@ def test_the_taken_groups_are_the_batch_the_loss_divides_by(tmp_path: Path) -> N
 
 class Forgetful(InProcess):
     def sample(self, *args: Any) -> Any:
-        from dataclasses import replace
-
         return replace(super().sample(*args), logprobs=None)
 
 
@@ -188,6 +190,40 @@ def test_no_more_batches_are_tried_than_allowed(tmp_path: Path) -> None:
     assert [step for step, _ in log.steps] == [0, 0, 1, 1, 1, 2]
     assert furthest(module.updates[0][1], module.weights()) == 0
     assert log.metrics[-1]["train/groups_used"] == 0
+
+
+@pytest.mark.parametrize("found", [0, 1, 2, 3])
+def test_processes_share_what_was_found_and_no_group_is_learned_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: int
+) -> None:
+    module = fitted(tmp_path, 1, verifier=DigitShare())
+    batch = module.updates[0][0]
+    signal = torch.arange(4) < found
+    halves = [
+        replace(batch.select(rows), has_signal=signal[rows], takes_part=signal[rows])
+        for rows in ([0, 1], [2, 3])
+    ]
+    worth = [[row for row in range(2) if half.has_signal[row]] for half in halves]
+    everywhere = [
+        (2, [half.select([row]).to("cpu") for row in rows])
+        for half, rows in zip(halves, worth, strict=True)
+    ]
+    monkeypatch.setattr(buffer, "gather", lambda *_: everywhere)
+    monkeypatch.setattr(buffer, "world_size", lambda: 2)
+    shares = []
+    for process in range(2):
+        monkeypatch.setattr(buffer, "rank", lambda process=process: process)
+        waiting = GroupBuffer()
+        waiting.tries = 3
+        share = waiting.exchange(halves[process], resampling(resample_batches=3))
+        assert share is not None
+        shares.append(share)
+    learned = [share.questions[row].uid for share in shares for row in share.rows()]
+    assert learned == [question.uid for question in batch.questions[:found]]
+    # What the loss divides by: what was found, or, if that is nothing, the batch as it is.
+    assert sum(map(len, shares)) == (found or 4)
+    for share in shares:
+        assert len(share.rollouts) == 4 * len(share) == len(share.verdicts)
 
 
 class FlatForMost(FlatForAThird):
@@ -241,10 +277,10 @@ def test_unknown_ways_and_tasks_are_named() -> None:
 def test_waiting_groups_survive_a_checkpoint_file(tmp_path: Path) -> None:
     module = fitted(tmp_path, 1)
     groups = module.updates[0][0]
-    buffer, read = GroupBuffer(), GroupBuffer()
-    buffer.add(groups)
-    buffer.tries = 2
-    torch.save(buffer.state_dict(), tmp_path / "buffer.pt")
+    waiting, read = GroupBuffer(), GroupBuffer()
+    waiting.add(groups)
+    waiting.tries = 2
+    torch.save(waiting.state_dict(), tmp_path / "buffer.pt")
     read.load_state_dict(torch.load(tmp_path / "buffer.pt", weights_only=True))
     assert (len(read), read.tries) == (4, 2)
     found = join_groups(read.take(4))
@@ -278,6 +314,35 @@ def test_a_resumed_run_goes_on_with_the_groups_that_waited(tmp_path: Path) -> No
     assert furthest(whole.weights(), resumed.weights()) == 0
     seen = [q.uid for module in (part, resumed) for g, _ in module.updates for q in g.questions]
     assert seen == [q.uid for g, _ in whole.updates for q in g.questions]
+
+
+def test_waiting_groups_of_another_size_are_dropped_with_a_word(tmp_path: Path) -> None:
+    def run(steps: int, size: int, folder: str, resume: bool = False) -> Recording:
+        torch.manual_seed(0)
+        module = Recording(update=resampling(), group_size=size, sampling=SIX if resume else TEN)
+        path = tmp_path / folder
+        saver = ModelCheckpoint(path, save_last=True, save_top_k=0, every_n_train_steps=1)
+        trainer = tiny_trainer(path, steps, [saver], enable_checkpointing=True)
+        checkpoint = path / "last.ckpt" if resume else None
+        trainer.fit(module, tiny_data(), ckpt_path=checkpoint, weights_only=True)
+        return module
+
+    before = run(2, 4, "three")
+    waiting = [question.uid for group in before.buffer.take(9) for question in group.questions]
+    assert waiting
+    message = rf"group_size is 3, .*: {len(waiting)} groups of 4 that waited .*are dropped"
+    with pytest.warns(UserWarning, match=message):
+        resumed = run(4, 3, "three", resume=True)
+    for groups, _ in resumed.updates:
+        assert groups.rollouts.group_size == 3
+        assert not {question.uid for question in groups.questions} & set(waiting)
+    # Of the same size they are kept, though they may be longer than completions are now.
+    run(2, 4, "four")
+    with warnings.catch_warnings(record=True) as caught:
+        resumed = run(4, 4, "four", resume=True)
+    assert not [warning for warning in caught if "are dropped" in str(warning.message)]
+    learned = [question.uid for groups, _ in resumed.updates for question in groups.questions]
+    assert learned[: len(waiting)] == waiting
 
 
 def test_mini_batches_are_steps_on_shares_of_the_questions(tmp_path: Path) -> None:

@@ -125,7 +125,10 @@ def test_other_changed_settings_count_and_unchanged_ones_are_the_state_s(tmp_pat
 
 def test_another_algorithm_goes_on(tmp_path: Path) -> None:
     fitted(tmp_path, 2, SGD)
-    log = fitted(tmp_path, 4, SGD, resume=True, algorithm=GRPO(kl_coefficient=0.2), group_size=3)
+    with pytest.warns(UserWarning, match="group_size was 4 and is 3"):
+        log = fitted(
+            tmp_path, 4, SGD, resume=True, algorithm=GRPO(kl_coefficient=0.2), group_size=3
+        )
     assert [step for step, _ in log.steps] == [3, 4]
     assert "train/kl" in log.metrics[-1]
 

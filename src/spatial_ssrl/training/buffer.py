@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from spatial_ssrl.core.batches import Rollouts
@@ -57,9 +58,9 @@ class GroupBuffer:
 
         Returns:
             This process's share of as many groups as the whole batch had, or of fewer when
-            enough batches were tried; `groups` if those left nothing for this process, so that
-            a run ends nevertheless. None when the update has to wait for another batch; all
-            processes wait together.
+            enough batches were tried: none at all, if there are fewer than processes. `groups`
+            if no process found any, so that a run ends nevertheless. None when the update has
+            to wait for another batch; all processes wait together.
         """
         worth = [
             row
@@ -77,7 +78,10 @@ class GroupBuffer:
             return None
         taken = self.take(size)
         start, stop = (len(taken) * place // world_size() for place in (rank(), rank() + 1))
-        return join_groups(taken[start:stop]) if start < stop else groups
+        if not taken:
+            return groups
+        # Of an empty share not even the batch: its groups are learned from elsewhere, or wait.
+        return join_groups(taken[start:stop]) if start < stop else groups.select([])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as tensors and text, which load with `weights_only=True`."""
@@ -87,6 +91,27 @@ class GroupBuffer:
         """Wait with what `state_dict` recorded, and nothing else."""
         self.tries = state["tries"]
         self._waiting = [_unpacked(packed) for packed in state["groups"]]
+
+    def drop_other_sizes(self, group_size: int) -> None:
+        """Forget groups of another size than those of the run, with a warning.
+
+        Groups of two sizes cannot be joined, and those of the former alone would be learned from
+        as if the size had not been changed.
+
+        Args:
+            group_size: Completions of each question in this run.
+        """
+        sizes = [group.rollouts.group_size for group in self._waiting]
+        others = sorted({size for size in sizes if size != group_size})
+        if not others:
+            return
+        kept = [group for group in self._waiting if group.rollouts.group_size == group_size]
+        rank_zero_warn(
+            f"model.group_size is {group_size}, but was another when the checkpoint was written: "
+            f"{len(sizes) - len(kept)} groups of {' and '.join(map(str, others))} that waited for "
+            "an update are dropped. Their questions may be asked again later."
+        )
+        self._waiting = kept
 
 
 def _one_by_one(groups: Groups) -> list[Groups]:

@@ -48,9 +48,9 @@ class Groups:
         return [int(row) for row in self.takes_part.nonzero()]
 
     def select(self, rows: Sequence[int]) -> Groups:
-        """Return some groups, at least one; completions are cut to the longest of them."""
+        """Return some groups or none; completions are cut to the longest of them."""
         rollouts, completions = select_rollouts(self.rollouts, rows)
-        index = torch.tensor(rows, device=completions.device)
+        index = torch.tensor(rows, dtype=torch.long, device=completions.device)
         width = rollouts.tokens.shape[1]
         greedy, old = self.greedy_rewards, self.old_logprobs
         return Groups(
@@ -135,7 +135,7 @@ def feedback_of(
     def tensor(values: list[float]) -> Tensor:
         """Return a number of each completion by question, (B, G)."""
         flat = torch.tensor(values, dtype=torch.float32, device=device)
-        return flat.view(-1, rollouts.group_size)
+        return flat.view(len(values) // rollouts.group_size, rollouts.group_size)
 
     names = sorted({name for verdict in verdicts for name in verdict.parts})
     return Feedback(

@@ -37,7 +37,7 @@ samples, because its update waits for more groups with signal, logs nothing of a
 | `forward_share` | the same, as a share of what would be read if each completion read its |
 |  | prompt anew |
 | `peak_memory_gib` | most memory held since the run began, of the process that held most: that |
-|  | of the CUDA device, or else the resident memory of the process |
+|  | of the CUDA device it computes on, or else the resident memory of the process |
 
 An update with inner epochs or mini-batches reports the statistics of its last inner epoch.
 """
@@ -173,30 +173,36 @@ def rollout_metrics(groups: Groups) -> Metrics:
     return metrics
 
 
-def cost_metrics(time: StageTimer, tokens: TokenCount) -> Metrics:
+def cost_metrics(time: StageTimer, tokens: TokenCount, device: torch.device) -> Metrics:
     """Return what a step cost: seconds, tokens read, memory.
 
     Args:
         time: The stages of the step.
         tokens: What the model read in it.
+        device: Where it was computed.
     """
     metrics = Metrics()
     for stage, spent in time.seconds.items():
         metrics.add(f"seconds/{stage}", spent)
     metrics.count("forward_tokens", tokens.computed)
     metrics.add("forward_share", tokens.computed, tokens.repeated)
-    metrics.peak("peak_memory_gib", peak_memory_gib())
+    metrics.peak("peak_memory_gib", peak_memory_gib(device))
     return metrics
 
 
-def peak_memory_gib() -> float:
+def peak_memory_gib(device: torch.device) -> float:
     """Return the most memory held since the process began, in GiB.
 
-    That of the CUDA device when there is one, else the resident memory of this process; 0 on
-    systems that do not tell.
+    Args:
+        device: Where the run computes.
+
+    Returns:
+        That of the device if it is a CUDA device, else the resident memory of this process; 0
+        on systems that do not tell.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+    # There may be a CUDA device that the run does not use.
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     try:
         import resource
     except ImportError:  # Windows has none.

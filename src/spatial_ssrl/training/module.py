@@ -32,8 +32,10 @@ from spatial_ssrl.rollout import InProcess, RolloutEngine
 from spatial_ssrl.training import distributed
 from spatial_ssrl.training.checkpoint_files import WholeCheckpoints
 from spatial_ssrl.training.failures import REMEDY, stop_if_any
+from spatial_ssrl.training.fingerprint import check_fingerprint, fingerprint_of
 from spatial_ssrl.training.held_out import AccuracyTally, AnswerRecord, answer_greedily
 from spatial_ssrl.training.precision import (
+    check_device,
     check_precision,
     loss_scaler,
     note_overflow,
@@ -50,7 +52,7 @@ _IN_WORDS: Mapping[Trained, str] = {
     "scratch": "a model trained from scratch",
 }
 
-_POLICY, _SHARES_PROMPTS = "policy", "shares_prompts"
+_POLICY, _SHARES_PROMPTS, _FINGERPRINT = "policy", "shares_prompts", "fingerprint"
 
 
 class _BadGradient(Exception):
@@ -129,9 +131,11 @@ class PolicyModule(LightningModule, ABC):
             stage: "fit", "validate", "test" or "predict".
 
         Raises:
-            ConfigError: If the Trainer's strategy shards the weights.
+            ConfigError: If the Trainer's strategy shards the weights, or its device cannot do
+                what sampling needs.
         """
         strategy = self.trainer.strategy
+        check_device(strategy.root_device)
         if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
             raise ConfigError(
                 f"trainer.strategy is {type(strategy).__name__}, which gives each process a part "
@@ -195,19 +199,23 @@ class PolicyModule(LightningModule, ABC):
         checkpoint["state_dict"] = {}
         checkpoint[_POLICY] = self.policy.trainable_state()
         checkpoint[_SHARES_PROMPTS] = self.policy.shares_prompts
+        checkpoint[_FINGERPRINT] = fingerprint_of(self)
         keep_settings(checkpoint, self._optimizer_settings)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the trainable tensors; let changed settings of the optimiser prevail.
 
         Raises:
-            ConfigError: If the checkpoint is of another program, policy or optimiser.
+            ConfigError: If the checkpoint is of another program, base model, policy or optimiser.
         """
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
         if _POLICY not in checkpoint:
             raise ConfigError("ckpt_path: the checkpoint is of another program; name one of ours.")
+        if _FINGERPRINT in checkpoint:  # Older ones have none.
+            check_fingerprint(checkpoint[_FINGERPRINT], self, fitting)
         self.policy.load_trainable_state(checkpoint[_POLICY])
         self.policy.shares_prompts = checkpoint.get(_SHARES_PROMPTS, True)
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if fitting:
             honour_changes(checkpoint, settings_of(self._new_optimizer()))
 
     def on_fit_start(self) -> None:

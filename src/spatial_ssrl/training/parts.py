@@ -48,7 +48,7 @@ def parts_of(
         Part(chunk, [row * group + place for row in chunk for place in range(group)])
         for chunk in prompts.alike(questions, size)
     ]
-    if tokens is None:
+    if tokens is None or not whole:
         yield from whole
         return
     cost = _Cost(policy, prompts, rollouts)

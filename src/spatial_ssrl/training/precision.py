@@ -1,4 +1,4 @@
-"""Precisions to train in: which are refused, and the scaled losses of float16."""
+"""Precisions and devices: which are refused, and the scaled losses of float16."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from spatial_ssrl.core.errors import ConfigError, SpatialSSRLError
 
 # At a loss scale this small float16 cannot overflow: such gradients are not finite at all.
 _SMALLEST_SCALE = 2.0**-10
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse a device without the precision that tokens are drawn in.
+
+    Args:
+        device: Where the Trainer puts the policy.
+
+    Raises:
+        ConfigError: If it is the GPU of a Mac.
+    """
+    if device.type == "mps":
+        raise ConfigError(
+            "trainer.accelerator puts the policy on MPS, which has no float64, in which tokens are "
+            "drawn; set trainer.accelerator: cpu."
+        )
 
 
 def check_precision(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> None:

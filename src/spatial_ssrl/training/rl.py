@@ -142,7 +142,7 @@ class RLModule(PolicyModule):
             with time("update"):
                 metrics.merge(self._update(*update, scored))
         metrics.add("groups_waiting", len(self.buffer))
-        metrics.merge(cost_metrics(time, self.policy.tokens - tokens))
+        metrics.merge(cost_metrics(time, self.policy.tokens - tokens, self.device))
         self.log_training(reported(metrics))
 
     # Sampling and verifying.
@@ -192,8 +192,8 @@ class RLModule(PolicyModule):
         taken = self.buffer.exchange(groups, self.update)
         if taken is None:
             return None
-        if taken is groups:
-            return batch, groups
+        if taken is groups or not len(taken):
+            return batch, taken  # No prompt is read for no group.
         # Collated anew: batches are padded differently.
         prompts: PromptBatch = self.collator()(taken.questions)
         return prompts.to(self.device), taken.to(self.device)
@@ -308,3 +308,4 @@ class RLModule(PolicyModule):
             return
         self.sampled_batches = state["batches"]
         self.buffer.load_state_dict(state["buffer"])
+        self.buffer.drop_other_sizes(self.group_size)

@@ -50,7 +50,9 @@ class UpdateLoss:
             share: This process's questions of the optimiser step.
         """
         rollouts = self.scored.rollouts
-        lengths = rollouts.mask.sum(dim=1).view(-1, rollouts.group_size)[list(share)].flatten()
+        group = rollouts.group_size
+        lengths = rollouts.mask.sum(dim=1).view(len(rollouts) // group, group)  # B may be 0.
+        lengths = lengths[list(share)].flatten()
         everywhere = torch.cat(gather(lengths.cpu(), "counting tokens"))
         return self.algorithm.normaliser(everywhere) if len(everywhere) else 1.0
 

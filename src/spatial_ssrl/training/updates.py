@@ -49,14 +49,14 @@ class MicroBatch:
 def select_rollouts(rollouts: Rollouts, questions: Sequence[int]) -> tuple[Rollouts, Tensor]:
     """Return the completions of some questions, cut to the longest, and their row numbers."""
     device, group = rollouts.tokens.device, rollouts.group_size
-    first = torch.tensor(questions, device=device).unsqueeze(1) * group
+    first = torch.tensor(questions, dtype=torch.long, device=device).unsqueeze(1) * group
     rows = (first + torch.arange(group, device=device)).flatten()
     return _rows_of(rollouts, rows, group), rows
 
 
 def _rows_of(rollouts: Rollouts, rows: Tensor, group_size: int) -> Rollouts:
     """Return the completions of some rows, cut to the longest, `group_size` a question."""
-    width = int(rollouts.mask[rows].sum(dim=1).max())
+    width = max(rollouts.mask[rows].sum(dim=1).tolist(), default=0)
     return replace(
         rollouts,
         tokens=rollouts.tokens[rows, :width],
