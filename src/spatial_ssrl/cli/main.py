@@ -186,7 +186,8 @@ def _run(words: list[str], own_process: bool) -> int:
         module = importlib.import_module(path or "spatial_ssrl.cli.fit")
     try:
         if name == "plan":  # Its options are those of `fit`, and some of its own.
-            module.run(rest)
+            with _uncompiled():
+                module.run(rest)
         elif path:
             options = spelled_out(rest, command.bare, command.many, command.flags)
             _call(name, getattr(module, attribute), options)
@@ -214,6 +215,20 @@ def _uncollected(own_process: bool) -> Iterator[None]:
             gc.freeze()
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Let nothing prepare to compile: bitsandbytes does as it is imported, and takes a second."""
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TORCHDYNAMO_DISABLE"]
+        else:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
 
 
 def _call(name: str, function: Callable[..., object], args: list[str]) -> None:
