@@ -74,6 +74,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             limited by the model's context only, less the tokens of a completion.
         long_prompts: "scale" shrinks the pictures of a longer prompt until it fits; where that
             is not enough, and with "reject", another question is drawn. None is ever cut.
+        reference_on_host: Keep the copy of what RL began from in the host's memory, and bring it
+            to the card only to score: frees as much of the card as what is trained takes, costs
+            its transfer each step, changes no result.
 
     Raises:
         ConfigError: If 4-bit weights are to be trained in full, a bound cannot be kept, or
@@ -95,6 +98,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         gradient_checkpointing: bool = False,
         max_prompt_tokens: int | None = None,
         long_prompts: Literal["scale", "reject"] = "scale",
+        reference_on_host: bool = False,
     ) -> None:
         super().__init__()
         if quantization is not None and lora is None and adapter is None:
@@ -117,9 +121,10 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self.gradient_checkpointing = gradient_checkpointing
         self.max_prompt_tokens = max_prompt_tokens
         self.long_prompts = long_prompts
+        self.reference_on_host = reference_on_host
         self._model: PreTrainedModel | Adapted | None = None
         self._processor: ProcessorMixin | None = None
-        self._reference = Reference()
+        self._reference = Reference(reference_on_host)
         self.inputs: frozenset[str] = frozenset()
         self._sharing_limit = 0.0
         self._packing: Mapping[str, Packing] = {}
@@ -176,7 +181,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         width = head_width(network.get_output_embeddings())
         without_text = range(len(self.tokenizer), width)
         self._unsayable = (*(token for token in self._media if token < width), *without_text)
-        self._model, self._reference = self._adapted(network), Reference()
+        self._model, self._reference = self._adapted(network), Reference(self.reference_on_host)
         if self.gradient_checkpointing:
             prepare_recomputation(network)
         self.eval()
