@@ -73,8 +73,26 @@ def test_a_run_that_does_not_fit_is_written_so_that_it_does(
     assert "Does not fit" in capsys.readouterr().out
     model = yaml.safe_load(Path("fits.yaml").read_text())["model"]["init_args"]
     assert model["update"]["micro_batch_size"] == 1
+    heading = Path("fits.yaml").read_text().splitlines()
+    assert heading[0].startswith("# Written by spatial-ssrl plan for 0.59 GiB")
+    assert heading[1] == "# model.update.micro_batch_size: 2 -> 1 (time only)"
     assert main(["plan", "-c", "fits.yaml", "--gpu", "608MiB"]) == 0
     assert "Fits" in capsys.readouterr().out
+
+
+def test_an_engine_that_is_not_named_gets_its_limit(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole groups of 128 completions do not fit where single ones do: no result changes."""
+    words = ["--model.group_size=128", "--model.update.micro_batch_tokens=1", "--gpu", "609MiB"]
+    assert main(["plan", "-c", str(run), *words, "--write", "fits.yaml"]) == 0
+    assert re.search(
+        r"model\.rollout\.batch_tokens\W+no limit\W+\d+\W+time only", capsys.readouterr().out
+    )
+    model = yaml.safe_load(Path("fits.yaml").read_text())["model"]["init_args"]
+    assert model["rollout"]["class_path"] == "spatial_ssrl.rollout.InProcess"
+    assert model["group_size"] == 128
+    assert main(["fit", "-c", "fits.yaml", "--print_config"]) == 0
 
 
 def test_a_run_that_no_setting_makes_fit_is_told_in_one_line(
@@ -82,7 +100,7 @@ def test_a_run_that_no_setting_makes_fit_is_told_in_one_line(
 ) -> None:
     assert main(["plan", "-c", str(run), "--gpu", "600MiB", "--write", "fits.yaml"]) == 2
     error = capsys.readouterr().err
-    assert "no setting alone makes the run fit" in error
+    assert "no settings make the run fit" in error
     assert len(error.strip().splitlines()) == 1
     assert not Path("fits.yaml").exists()
 

@@ -87,3 +87,15 @@ def test_what_goes_unnoticed_counts_only_if_it_stays() -> None:
         ledger.watch(small)
         del large
     assert (ledger.peak.total, ledger.total) == (0, 40)
+
+
+def test_what_lies_elsewhere_is_counted_no_longer() -> None:
+    ledger = Ledger()
+    kept, other = floats(10), floats(5)
+    for tensor in (kept, other):
+        ledger.watch(tensor)
+    ledger.leave_out(kept)
+    ledger.watch(kept.view(2, 5))
+    assert ledger.total == 20
+    del tensor, kept, other
+    assert ledger.total == 0

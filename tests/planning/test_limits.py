@@ -48,8 +48,7 @@ def test_the_same_passes_are_rehearsed_once(
 ) -> None:
     """Where tokens bound a pass to one question, more questions a pass change nothing."""
     prompt = planner.question.tokens
-    planner.module.update = replace(planner.module.update, micro_batch_tokens=prompt + 4 * 64 + 8)
-    planner._predictor = planner._new_predictor()
+    planner.step = replace(planner.step, micro_batch_tokens=prompt + 4 * 64 + 8)
     one = planner.predict(replace(planner.step, micro_batch=1))
     monkeypatch.setattr(Rehearsal, "update", lambda *args: pytest.fail("rehearsed again"))
     assert planner.predict(replace(planner.step, micro_batch=3)) == one

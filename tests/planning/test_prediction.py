@@ -88,3 +88,23 @@ def test_planning_leaves_the_run_as_it_was() -> None:
     assert policy._model is None
     assert torch.zeros(1).device.type == "cpu"
     assert not torch.zeros(1).is_meta
+
+
+def test_a_reference_on_the_host_takes_no_memory_between_scores() -> None:
+    """A copy of all that is trained is away while completions are sampled and learned from."""
+    processor = tiny_processor()
+    source = GhostSource("model", config=tiny_model(processor).config, processor=processor)
+    found, trained = [], 0
+    for on_host in (False, True):
+        policy = HFVisionLanguagePolicy("model", reference_on_host=on_host)
+        policy._processor = processor
+        module = RLModule(policy, GRPO(kl_coefficient=0.01), group_size=2)
+        predictor = Predictor(module, source)
+        prompt = policy.collator()([random_question(1)])
+        found.append(predictor.predict(prompt, Step(1, 2, 64, 1)))
+        trained = sum(p.nbytes for p in predictor.base.module.trainable_parameters())
+    beside, on_host_ = found
+    assert beside.sampling is not None
+    assert on_host_.sampling is not None
+    assert beside.sampling.total - on_host_.sampling.total == trained
+    assert beside.update.total - on_host_.update.total == trained

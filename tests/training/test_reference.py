@@ -15,7 +15,7 @@ from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
 from support.oracles import random_completions, rollouts_of
 from support.tiny_models import random_question
-from support.tiny_training import tiny_data, tiny_rl, tiny_trainer
+from support.tiny_training import StepLog, tiny_data, tiny_rl, tiny_trainer
 
 
 def scores(policy: HFVisionLanguagePolicy) -> Tensor:
@@ -90,3 +90,55 @@ def test_it_is_the_cold_start_however_often_the_run_is_resumed(
         with trained.reference():
             assert torch.equal(scores(trained), wanted)
         assert float((scores(trained) - wanted).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("lora", [LoraSettings(rank=2), None])
+def test_kept_on_the_host_it_changes_nothing(
+    tiny_qwen_folder: Path, tmp_path: Path, lora: LoraSettings | None
+) -> None:
+    """Three steps, their divergence and what they lead to are the same to the last bit."""
+    found = []
+    for on_host in (False, True):
+        policy = HFVisionLanguagePolicy(str(tiny_qwen_folder), lora, reference_on_host=on_host)
+        torch.manual_seed(0)
+        log = StepLog()
+        module = tiny_rl(
+            policy,
+            algorithm=GRPO(kl_coefficient=0.1),
+            optimizer=lambda params: torch.optim.AdamW(params, lr=1e-3),
+        )
+        tiny_trainer(tmp_path / str(on_host), 3, [log]).fit(module, tiny_data())
+        kept = policy._reference.kept
+        assert {tensor.device.type for tensor in kept.values()} == {"cpu"}
+        assert not any(tensor.requires_grad for tensor in kept.values())
+        live = dict(policy.model.named_parameters())
+        assert not any(
+            tensor.data_ptr() == live[name].data_ptr() for name, tensor in kept.items()
+        ), "what training changes must not be what is kept"
+        found.append(([step["train/kl"] for step in log.metrics], policy.trainable_state()))
+    (divergence, state), (on_host_divergence, on_host_state) = found
+    assert divergence[-1] > 0
+    assert divergence == on_host_divergence
+    assert state.keys() == on_host_state.keys()
+    assert all(torch.equal(state[name], on_host_state[name]) for name in state)
+
+
+def test_kept_on_the_host_it_outlives_casts_and_checkpoints(tiny_qwen_folder: Path) -> None:
+    def policy() -> HFVisionLanguagePolicy:
+        policy = HFVisionLanguagePolicy(str(tiny_qwen_folder), reference_on_host=True)
+        policy.load()
+        return policy
+
+    first = policy()
+    with first.reference():
+        wanted = scores(first)
+    state = {n: t.clone() for n, t in shaken(first, "q_proj").trainable_state().items()}
+    resumed = policy()
+    resumed.load_trainable_state(state)
+    assert not torch.equal(scores(resumed), wanted)
+    with resumed.reference():
+        assert torch.equal(scores(resumed), wanted)
+    first.to(torch.bfloat16)
+    with first.reference():
+        assert {p.dtype for p in first.parameters()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in first._reference.kept.values()} == {torch.float32}

@@ -6,7 +6,6 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -19,9 +18,9 @@ from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.logs import loggers_at
 from spatial_ssrl.data import PretextDataModule
 from spatial_ssrl.planning import limits
-from spatial_ssrl.planning.fitting import fitted
+from spatial_ssrl.planning.fitting import Fit, fitted
 from spatial_ssrl.planning.plan import Planner
-from spatial_ssrl.planning.report import report
+from spatial_ssrl.planning.report import changes_table, effect_of, report, said
 from spatial_ssrl.planning.sizes import memory_size
 from spatial_ssrl.training import PolicyModule
 
@@ -33,9 +32,12 @@ micro-batch that fit it.
 
   -c, --config FILE  config of the run, as for fit; any value can be overridden
   --gpu SIZE         memory of the card, such as 24GB or 16GiB; "cpu" predicts for a CPU
-  --write FILE       write a config that fits the card, for `spatial-ssrl fit -c FILE`
+  --write FILE       write a config that fits the card, for `spatial-ssrl fit -c FILE`; what
+                     changes no result is lowered first
   -h, --help         show this
 """
+
+_IN_PROCESS = "spatial_ssrl.rollout.InProcess"
 
 
 class PlanCLI(SpatialCLI):
@@ -96,10 +98,12 @@ def run(words: list[str]) -> None:
         Console().print(report(planner, prediction, capacity, found))
         if target is None or capacity is None:
             return
-        changes, needed = fitted(planner, capacity)
-        _write(Path(target), cli, changes)
-        said = ", ".join(f"{key} {value}" for key, value in changes.items()) or "as it was"
-        print(f"{target}: {said}; needs {needed / 2**30:.2f} GiB")
+        fit = fitted(planner, capacity)
+        _write(Path(target), cli, fit, capacity)
+        if fit.changes:
+            Console().print(changes_table(fit))
+        how = "changed as above" if fit.changes else "as it was"
+        print(f"{target}: {how}; needs {fit.needed / 2**30:.2f} GiB")
 
 
 def _planner(cli: PlanCLI, cuda: bool) -> Planner:
@@ -143,19 +147,32 @@ def _own_options(words: list[str], names: tuple[str, ...]) -> tuple[list[str], d
     return rest, own
 
 
-def _write(path: Path, cli: PlanCLI, changes: dict[str, Any]) -> None:
+def _write(path: Path, cli: PlanCLI, fit: Fit, capacity: int) -> None:
     """Write the config of a run with some values changed, whole or not at all."""
-    config = cli.asked.clone()
-    for key, value in changes.items():
-        head, *inner = key.split(".")
-        place = config[head]
+    config, namespace = cli.asked.clone(), type(cli.asked)
+    for change in fit.changes:
+        head, *inner = change.key.split(".")
+        place = config[head].init_args
         for name in inner[:-1]:
-            place = place.init_args[name]
-        place = getattr(place, "init_args", place) if "class_path" in place else place
-        place[inner[-1]] = value
+            if place[name] is None:  # A rollout engine that is not named is this one.
+                place[name] = namespace(class_path=_IN_PROCESS, init_args=namespace())
+            place = place[name]
+            place = place.init_args if "class_path" in place else place
+        place[inner[-1]] = change.after
     text = cli.parser.dump(config, skip_check=True, skip_none=False)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
     ) as file:
-        file.write(text)
+        file.write(_heading(fit, capacity) + text)
     Path(file.name).replace(path)
+
+
+def _heading(fit: Fit, capacity: int) -> str:
+    """Return comments that say what a config was written for, and what was changed in it."""
+    needed, card = fit.needed / 2**30, capacity / 2**30
+    lines = [f"Written by spatial-ssrl plan for {card:.2f} GiB, of which it needs {needed:.2f}."]
+    lines += [
+        f"{change.key}: {said(change.before)} -> {said(change.after)} ({effect_of(change)})"
+        for change in fit.changes
+    ]
+    return "".join(f"# {line}\n" for line in lines)

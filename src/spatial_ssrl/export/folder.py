@@ -242,6 +242,7 @@ class _Writing:
             "precision": self.precision,
             "min_pixels": self.policy.min_pixels,
             "max_pixels": self.policy.max_pixels,
+            "max_prompt_tokens": self.policy.max_prompt_tokens,
             "compared_tokens": self.tokens,
             "largest_difference": self.difference,
             "versions": dict(versions),

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from spatial_ssrl.components import import_everything
 from spatial_ssrl.core.errors import ConfigError
-from spatial_ssrl.policies import HFVisionLanguagePolicy, PolicyBackbone
+from spatial_ssrl.policies import HFVisionLanguagePolicy, PolicyBackbone, QuantSettings
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
 
@@ -120,7 +120,10 @@ def unloaded_policy(run: Run) -> HFVisionLanguagePolicy:
 
 
 def trained_policy(
-    run: Run, base: str | None = None, full_precision: bool = True
+    run: Run,
+    base: str | None = None,
+    full_precision: bool = True,
+    quantization: QuantSettings | None = None,
 ) -> HFVisionLanguagePolicy:
     """Return the policy with the weights it learned, loaded.
 
@@ -128,9 +131,11 @@ def trained_policy(
         run: The run.
         base: Hub id or folder of the base model, where it is no longer where training found it.
         full_precision: Load the base as it was saved, even if it was trained in 4 bits.
+        quantization: Load the base in 4 bits, even if it was trained otherwise.
 
     Raises:
-        ConfigError: If the base model cannot be had, or the weights do not fit it.
+        ConfigError: If the base model cannot be had, the weights do not fit it, or they are every
+            weight in a checkpoint, which cannot be put into 4 bits.
     """
     policy = unloaded_policy(run)
     policy.gradient_checkpointing = False
@@ -140,6 +145,13 @@ def trained_policy(
     if full_precision:
         policy.quantization = None
         policy.dtype = "auto" if adapted else policy.dtype
+    if quantization is not None:
+        if run.is_checkpoint and not adapted:
+            raise ConfigError(
+                f"quantization: the checkpoint {str(run.weights)!r} holds every weight, which "
+                "cannot be put into 4-bit ones; export the run with --merge and name that folder."
+            )
+        policy.quantization = quantization
     if run.has_adapter_folder:
         policy.lora, policy.adapter = None, run.weights
     elif not run.is_checkpoint:

@@ -70,6 +70,13 @@ class Ledger:
         self.live[before] -= size
         self.live[part] = self.live.get(part, 0) + size
 
+    def leave_out(self, tensor: Tensor) -> None:
+        """Count the storage of a tensor no longer, as it lies elsewhere."""
+        key = tensor.untyped_storage()._cdata
+        ref, size, part = self._kept[key]
+        self._kept[key] = (ref, 0, part)
+        self._add(part, -size)
+
     def spike(self, size: int) -> None:
         """Count memory that an operation takes and gives back before it returns."""
         self._add(self.part, size)

@@ -6,16 +6,19 @@ import copy
 import json
 from dataclasses import dataclass, replace
 
+from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.data import PretextDataModule
 from spatial_ssrl.planning.known import find_model
+from spatial_ssrl.planning.ledger import Peak
 from spatial_ssrl.planning.prediction import Prediction, Predictor
 from spatial_ssrl.planning.questions import LargestQuestion, largest_question
-from spatial_ssrl.planning.rehearsal import Step, unloaded_twin
+from spatial_ssrl.planning.rehearsal import Rehearsal, Step, unloaded_twin
 from spatial_ssrl.planning.source import GhostSource
 from spatial_ssrl.policies.adapters import LoraSettings
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.policies.pixel_budget import PixelBudget
+from spatial_ssrl.rollout import InProcess
 from spatial_ssrl.training import PolicyModule, RLModule
 
 # What a card holds besides tensors, which cannot be rehearsed. Assumptions, not measurements.
@@ -93,6 +96,8 @@ class Planner:
         self.step = _step_of(self.module, -(-data.batch_size // processes))
         self._predictor = self._new_predictor()
         self._known: dict[tuple[Step, int | None], Prediction] = {}
+        self._prompts: dict[int, PromptBatch] = {}
+        self._switched: dict[str, Planner] = {}
 
     @property
     def largest_picture(self) -> int:
@@ -105,6 +110,18 @@ class Planner:
         """Most pixels of a picture as the policy scales it."""
         return min(self.largest_picture, self.policy.max_pixels or self.largest_picture)
 
+    def prompt(self, max_pixels: int | None = None) -> PromptBatch:
+        """Return the largest question, alone.
+
+        Args:
+            max_pixels: Bound of pictures, in place of the policy's.
+        """
+        if max_pixels is None:
+            return self.question.prompt
+        if max_pixels not in self._prompts:
+            self._prompts[max_pixels] = self._largest(max_pixels).prompt
+        return self._prompts[max_pixels]
+
     def predict(self, step: Step | None = None, max_pixels: int | None = None) -> Prediction:
         """Return the peaks of a step; by default of that which the run takes.
 
@@ -115,28 +132,39 @@ class Planner:
         step = step or self.step
         known = self._known.get((step, max_pixels))
         if known is None:
-            prompt = self.question.prompt
-            if max_pixels is not None:
-                prompt = self._largest(max_pixels).prompt
-            known = self._predictor.predict(prompt, step)
+            known = self._predictor.predict(self.prompt(max_pixels), step)
             self._known[step, max_pixels] = known
         return known
 
-    def with_checkpointing(self) -> Planner:
-        """Return a planner of the run with recomputed activations."""
-        other = copy.copy(self)
-        other.module = unloaded_twin(self.module)
-        policy = other.module.policy
-        assert isinstance(policy, HFVisionLanguagePolicy)
-        policy.gradient_checkpointing = True
-        other.policy, other._known = policy, {}
-        other._predictor = other._new_predictor()
-        return other
+    def switched_on(self, setting: str) -> Planner:
+        """Return a planner of the run with a setting of its policy on.
+
+        Args:
+            setting: Such as `gradient_checkpointing`.
+        """
+        if setting not in self._switched:
+            other = copy.copy(self)
+            other.module = unloaded_twin(self.module)
+            policy = other.module.policy
+            assert isinstance(policy, HFVisionLanguagePolicy)
+            setattr(policy, setting, True)
+            other.policy, other._known, other._switched = policy, {}, {}
+            other._predictor = other._new_predictor()
+            self._switched[setting] = other
+        return self._switched[setting]
 
     def needed(self, prediction: Prediction) -> int:
         """Return the bytes a card must have."""
-        tensors = prediction.peak.total
-        return tensors + Overheads.of(tensors, self.cuda).total
+        return self.needed_at(prediction.peak)
+
+    def needed_at(self, peak: Peak) -> int:
+        """Return the bytes a card must have at one peak."""
+        return peak.total + Overheads.of(peak.total, self.cuda).total
+
+    @property
+    def rehearsal(self) -> Rehearsal:
+        """The run with few layers."""
+        return self._predictor.base
 
     def _new_predictor(self) -> Predictor:
         return Predictor(self.module, self.source, self.cuda)
@@ -153,11 +181,14 @@ class Planner:
 
 def _step_of(module: PolicyModule, questions: int) -> Step:
     learns = isinstance(module, RLModule)
+    rollout = module.rollout
     return Step(
         questions=questions,
         group_size=module.group_size if isinstance(module, RLModule) else 1,
         completion=module.sampling.max_new_tokens if learns else _WORKED_ANSWER,
         micro_batch=min(module.update.micro_batch_size, questions),
+        micro_batch_tokens=module.update.micro_batch_tokens,
+        batch_tokens=rollout.batch_tokens if isinstance(rollout, InProcess) else None,
     )
 
 

@@ -68,6 +68,7 @@ class Predictor:
         granularity = 512 if cuda else 1
         known: dict[Any, Any] = {}  # Shared: most operations are the same in all of them.
         self._deeper: dict[str, tuple[int, Rehearsal]] = {}
+        self._few: dict[Any, tuple[PromptBatch, Moments]] = {}
         self._sampled: dict[Any, tuple[PromptBatch, Peak]] = {}
         self._updated: dict[Any, tuple[PromptBatch, Peak]] = {}
         self._of_vision: dict[Any, tuple[PromptBatch, _Growth]] = {}
@@ -88,6 +89,11 @@ class Predictor:
                 more = _rehearsal(module, source, deeper, granularity, cuda, known)
                 self._deeper[tower] = layers, more
 
+    @property
+    def base(self) -> Rehearsal:
+        """The run with few layers."""
+        return self._base
+
     def predict(self, prompt: PromptBatch, step: Step) -> Prediction:
         """Return the peaks of a training step.
 
@@ -99,22 +105,59 @@ class Predictor:
         return Prediction(sampling, self._update(prompt, step))
 
     def _sampling(self, prompt: PromptBatch, step: Step) -> Peak:
-        """Return the peak of sampling, which passes of the update have nothing to do with."""
-        key = id(prompt), replace(step, micro_batch=1)
+        """Return the peak of sampling, the same whatever leads to the same parts."""
+        part = self._base.sampled_together(prompt, step)
+        key = id(prompt), _of_any_limits(step), part
         if key not in self._sampled:
-            together = self._base.sampled_together(prompt, step)
             peak = self._highest(
-                lambda rehearsal: _sampling(rehearsal, prompt, step),
+                lambda rehearsal: self._moments_of_sampling(rehearsal, prompt, step, part),
                 prompt,
-                (SAMPLING, step.questions, together),
+                (SAMPLING, step.questions, part[0]),
             )
             self._sampled[key] = prompt, peak  # The prompt is kept, so that its id stays its own.
         return self._sampled[key][1]
 
+    def _moments_of_sampling(
+        self, rehearsal: Rehearsal, prompt: PromptBatch, step: Step, part: tuple[int, int]
+    ) -> Moments:
+        """Return the moments of sampling, in which every question adds the same.
+
+        Rehearsing all the questions of a batch would be slow, for windows of vision towers are
+        read one by one.
+
+        Args:
+            rehearsal: Rehearses one question, and two.
+            prompt: The question.
+            step: How large the training step is.
+            part: Questions sampled at once, and completions of each.
+        """
+        together, completions = part
+        few = replace(_of_any_limits(step), group_size=completions)
+        one = self._rehearsed(rehearsal, prompt, replace(few, questions=1))
+        if step.questions == 1:
+            return one
+        two = self._rehearsed(rehearsal, prompt, replace(few, questions=2))
+        others = step.questions - together  # Their pictures wait.
+        found, more = {}, _growth(one, two)
+        for name, peak in one.items():
+            extended = _extended(name, peak, [(together - 1, more)])
+            waiting = two.get(name, peak).parts.get(PICTURES, 0) - peak.parts.get(PICTURES, 0)
+            parts = dict(extended.parts)
+            parts[PICTURES] = parts.get(PICTURES, 0) + others * max(waiting, 0)
+            found[name] = Peak(sum(parts.values()), parts)
+        return found
+
+    def _rehearsed(self, rehearsal: Rehearsal, prompt: PromptBatch, step: Step) -> Moments:
+        """Return the moments of sampling all of a step at once, which is rehearsed once."""
+        key = id(rehearsal), id(prompt), step
+        if key not in self._few:
+            self._few[key] = prompt, rehearsal.sample(prompt, step)
+        return self._few[key][1]
+
     def _update(self, prompt: PromptBatch, step: Step) -> Peak:
         """Return the peak of an update, the same whatever leads to the same passes."""
         passes = self._base.passes(prompt, step)
-        key = id(prompt), replace(step, micro_batch=1), passes
+        key = id(prompt), _of_any_limits(step), passes
         if key not in self._updated:
             questions = tuple(count for count, _ in passes[:1])
             peak = self._highest(
@@ -150,26 +193,9 @@ class Predictor:
         return max((_extended(name, peak, growths) for name, peak in base.items()), key=_total)
 
 
-def _sampling(rehearsal: Rehearsal, prompt: PromptBatch, step: Step) -> Moments:
-    """Return the moments of sampling, in which every question adds the same.
-
-    Rehearsing all the questions of a batch would be slow, for windows of vision towers are read
-    one by one.
-    """
-    together = rehearsal.sampled_together(prompt, step)
-    one = rehearsal.sample(prompt, replace(step, questions=1))
-    if step.questions == 1:
-        return one
-    two = rehearsal.sample(prompt, replace(step, questions=2))
-    others = step.questions - together  # Their pictures wait.
-    found, more = {}, _growth(one, two)
-    for name, peak in one.items():
-        extended = _extended(name, peak, [(together - 1, more)])
-        waiting = two.get(name, peak).parts.get(PICTURES, 0) - peak.parts.get(PICTURES, 0)
-        parts = dict(extended.parts)
-        parts[PICTURES] = parts.get(PICTURES, 0) + others * max(waiting, 0)
-        found[name] = Peak(sum(parts.values()), parts)
-    return found
+def _of_any_limits(step: Step) -> Step:
+    """Return a step without what only decides how it is divided."""
+    return replace(step, micro_batch=1, micro_batch_tokens=None, batch_tokens=None)
 
 
 def _total(peak: Peak) -> int:

@@ -40,12 +40,16 @@ class Step:
         group_size: Completions of each.
         completion: Tokens of the longest completion, at least 1.
         micro_batch: Questions in one forward and backward pass.
+        micro_batch_tokens: Most tokens of such a pass; None for no limit.
+        batch_tokens: Most tokens kept at once while sampling; None for no limit.
     """
 
     questions: int
     group_size: int
     completion: int
     micro_batch: int
+    micro_batch_tokens: int | None = None
+    batch_tokens: int | None = None
 
 
 class Rehearsal:
@@ -90,6 +94,8 @@ class Rehearsal:
                 self.stage.enter("reference", parts.REFERENCE)
                 with policy.reference():  # Fixed as training starts.
                     pass
+                for tensor in policy._reference.kept.values() if policy.reference_on_host else ():
+                    self.ledger.leave_out(tensor)
             self.stage.enter("optimiser", parts.OPTIMISER)
             self.optimizer = self._optimizer(cuda)
             self._take_step()
@@ -122,14 +128,23 @@ class Rehearsal:
             del prompts
             return self._moments()
 
-    def sampled_together(self, prompt: PromptBatch, step: Step) -> int:
-        """Return how many questions are sampled at once."""
-        assert isinstance(self.module.rollout, InProcess)
+    def sampled_together(self, prompt: PromptBatch, step: Step) -> tuple[int, int]:
+        """Return how many questions are sampled at once, and how many completions of each."""
         once = self.policy.keeps_prompts_once
-        budget = self.module.rollout.batch_tokens
         few = _without_pictures(prompt, step.questions)
-        part = next(divided(few, step.group_size, step.completion, budget, once))
-        return len(part.questions)
+        part = next(divided(few, step.group_size, step.completion, step.batch_tokens, once))
+        return len(part.questions), part.stop - part.first
+
+    def tokens_kept(self, prompt: PromptBatch, step: Step, completions: int) -> int:
+        """Return the tokens that sampling so many completions of one question keeps."""
+        copies = 1 if self.policy.keeps_prompts_once else completions
+        length = int(prompt.attention_mask.sum())
+        return copies * length + completions * step.completion
+
+    def tokens_read(self, prompt: PromptBatch, step: Step, completions: int) -> int:
+        """Return the tokens that a pass over so many completions of one question reads."""
+        length = int(prompt.attention_mask.sum())
+        return self.policy.tokens_read([length], [[step.completion] * completions])
 
     def passes(self, prompt: PromptBatch, step: Step) -> tuple[tuple[int, int], ...]:
         """Return how many questions and completions each pass of an update holds.
@@ -140,7 +155,7 @@ class Rehearsal:
         learns = isinstance(self.module, RLModule)
         shape = (step.questions * step.group_size, step.completion)
         rollouts = _rollouts(shape, step.group_size if learns else 1, logprobs=None)
-        limits = step.micro_batch, self.module.update.micro_batch_tokens
+        limits = step.micro_batch, step.micro_batch_tokens
         found = parts_of(self.policy, few, rollouts, range(step.questions), *limits)
         return tuple((len(part.questions), len(part.completions)) for part in found)
 
@@ -162,8 +177,7 @@ class Rehearsal:
     def _sample(self, prompts: PromptBatch, step: Step) -> None:
         self.stage.enter(SAMPLING, parts.LANGUAGE)
         sampling = replace(self.module.sampling, max_new_tokens=min(step.completion, STEPS))
-        assert isinstance(self.module.rollout, InProcess)
-        engine = Scripted(self, self.module.rollout.batch_tokens, step.completion)
+        engine = Scripted(self, step.batch_tokens, step.completion)
         with engine.skipping():
             engine.sample(self.policy, prompts, step.group_size, sampling, 0)
 
@@ -193,10 +207,12 @@ class Rehearsal:
         self.stage.enter(UPDATE, parts.LANGUAGE)
         rollouts = _rollouts(shape, step.group_size, logprobs=torch.zeros(shape))
         live = range(step.questions)
-        limits = step.micro_batch, module.update.micro_batch_tokens
+        limits = step.micro_batch, step.micro_batch_tokens
         reference = None
         if module.algorithm.needs_reference:
+            self.stage.enter(UPDATE, parts.REFERENCE)
             with self.policy.reference(), first_passes(self.policy):
+                self.stage.enter(UPDATE, parts.LANGUAGE)
                 part = next(parts_of(self.policy, prompts, rollouts, live, *limits))
                 score_in_micro_batches(
                     self.policy,
@@ -217,7 +233,11 @@ class Rehearsal:
             ref_logprobs=reference,
         )
         share = list(live)[: -(-step.questions // module.update.mini_batches)]
-        settings = replace(module.update, micro_batch_size=step.micro_batch)
+        settings = replace(
+            module.update,
+            micro_batch_size=step.micro_batch,
+            micro_batch_tokens=step.micro_batch_tokens,
+        )
         loss = UpdateLoss(
             self.policy,
             module.algorithm,
@@ -237,7 +257,7 @@ class Rehearsal:
         self.stage.enter(UPDATE, parts.LANGUAGE)
         given = _rollouts((step.questions, step.completion), 1, logprobs=None)
         batch = replace(prompts, targets=given.tokens, target_mask=given.mask)
-        limits = step.micro_batch, self.module.update.micro_batch_tokens
+        limits = step.micro_batch, step.micro_batch_tokens
         passes = list(parts_of(self.policy, batch, given, range(step.questions), *limits))
         self._accumulate(len(passes) > 1)
         self._backward(self._loss_of(batch, passes[0].questions))

@@ -6,13 +6,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spatial_ssrl.planning.ledger import OTHER, Peak
+from spatial_ssrl.planning.fitting import Change, Fit
+from spatial_ssrl.planning.ledger import OTHER
 from spatial_ssrl.planning.limits import Limit
+from spatial_ssrl.planning.optimizers import saved_by_8_bit_states
 from spatial_ssrl.planning.parts import PARTS
 from spatial_ssrl.planning.plan import Overheads, Planner
 from spatial_ssrl.planning.prediction import Prediction
 
 _GIB = 2**30
+
+# Share of a card from which a saving is mentioned.
+_WORTH_SAYING = 0.02
 
 
 def report(
@@ -69,12 +74,8 @@ def _memory(planner: Planner, prediction: Prediction) -> Table:
         table.add_row("* CUDA context", *(_gib(one.context) for one in beside))
         table.add_row("* fragmentation", *(_gib(one.fragmentation) for one in beside))
         table.add_section()
-    table.add_row("total", *(_gib(_needed(planner, peak)) for _, peak in peaks), style="bold")
+    table.add_row("total", *(_gib(planner.needed_at(peak)) for _, peak in peaks), style="bold")
     return table
-
-
-def _needed(planner: Planner, peak: Peak) -> int:
-    return peak.total + Overheads.of(peak.total, planner.cuda).total
 
 
 def _verdict(planner: Planner, prediction: Prediction, capacity: int) -> Text:
@@ -82,10 +83,37 @@ def _verdict(planner: Planner, prediction: Prediction, capacity: int) -> Text:
     if needed <= capacity:
         spare = capacity - needed
         return Text(f"Fits {_gib(capacity)} GiB; {_gib(spare)} GiB are left.\n", style="green")
-    return Text(
-        f"Does not fit {_gib(capacity)} GiB; {_gib(needed - capacity)} GiB are missing.\n",
-        style="red",
-    )
+    text = f"Does not fit {_gib(capacity)} GiB; {_gib(needed - capacity)} GiB are missing.\n"
+    saved = saved_by_8_bit_states(planner, prediction)
+    if saved > _WORTH_SAYING * capacity:
+        text += (
+            f"An optimiser with paged 8-bit states (bitsandbytes.optim.PagedAdamW8bit) would take "
+            f"about {_gib(saved)} GiB less; it changes results a little, so --write does not set "
+            "it.\n"
+        )
+    return Text(text, style="red")
+
+
+def changes_table(fit: Fit) -> Table:
+    """Return what makes a run fit as a table, with old and new values."""
+    table = Table(title="What changes, so that it fits", title_justify="left")
+    table.add_column("setting")
+    table.add_column("now", justify="right")
+    table.add_column("becomes", justify="right")
+    table.add_column("what else changes")
+    for change in fit.changes:
+        table.add_row(change.key, said(change.before), said(change.after), effect_of(change))
+    return table
+
+
+def effect_of(change: Change) -> str:
+    """Return what a change means to the user."""
+    return "results" if change.results else "time only"
+
+
+def said(value: int | bool | None) -> str:
+    """Return a value of a setting as a config has it."""
+    return "no limit" if value is None else str(value).lower()
 
 
 def _sizes(found: list[Limit]) -> Table:

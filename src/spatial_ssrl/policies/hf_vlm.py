@@ -72,6 +72,9 @@ class HFVisionLanguagePolicy(PolicyBackbone):
             limited by the model's context only, less the tokens of a completion.
         long_prompts: "scale" shrinks the pictures of a longer prompt until it fits; where that
             is not enough, and with "reject", another question is drawn. None is ever cut.
+        reference_on_host: Keep the copy of what RL began from in the host's memory, and bring it
+            to the card only to score: frees as much of the card as what is trained takes, costs
+            its transfer each step, changes no result.
 
     Raises:
         ConfigError: If 4-bit weights are to be trained in full, a bound cannot be kept, or
@@ -93,6 +96,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         gradient_checkpointing: bool = False,
         max_prompt_tokens: int | None = None,
         long_prompts: Literal["scale", "reject"] = "scale",
+        reference_on_host: bool = False,
     ) -> None:
         super().__init__()
         if quantization is not None and lora is None and adapter is None:
@@ -115,9 +119,10 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         self.gradient_checkpointing = gradient_checkpointing
         self.max_prompt_tokens = max_prompt_tokens
         self.long_prompts = long_prompts
+        self.reference_on_host = reference_on_host
         self._model: PreTrainedModel | Adapted | None = None
         self._processor: ProcessorMixin | None = None
-        self._reference = Reference()
+        self._reference = Reference(reference_on_host)
         self._traits = Traits()
         # A buffer, which goes where the module goes: sampling needs it for every token.
         self._unsayable: Tensor
@@ -157,7 +162,7 @@ class HFVisionLanguagePolicy(PolicyBackbone):
         families.require_attention_only(network)
         self._traits = Traits.of(network, processor, self.tokenizer)
         self._unsayable = torch.tensor(self._traits.unsayable, dtype=torch.long)
-        self._model, self._reference = self._adapted(network), Reference()
+        self._model, self._reference = self._adapted(network), Reference(self.reference_on_host)
         if self.gradient_checkpointing:
             prepare_recomputation(network)
         self.eval()

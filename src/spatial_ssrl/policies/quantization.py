@@ -84,7 +84,7 @@ def require_four_bits(settings: QuantSettings, compute: torch.dtype) -> None:
     Raises:
         ConfigError: If that fails; says why and what to do.
     """
-    otherwise = "or set quantization to null"
+    otherwise = "or do without 4 bits (quantization: null in a config)"
     try:
         import bitsandbytes
     except Exception as error:  # A broken installation fails in any way.
