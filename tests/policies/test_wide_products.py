@@ -40,6 +40,7 @@ def test_nothing_is_converted_on_cuda(batches: tuple[int, ...], dtype: torch.dty
         one = torch.empty(*batches, 4, 8, dtype=dtype, device="cuda")
         # Of memory with room for more, as keys that were said are.
         other = torch.empty(*batches, 9, 8, dtype=dtype, device="cuda")[..., :5, :]
+        assert is_wide(one, other)  # Tried on first use, which is not what is counted.
         calls.noted.clear()
         found = wide_product(one, other.transpose(-1, -2))
         assert (found.shape, found.dtype) == ((*batches, 4, 5), torch.float32)
@@ -60,6 +61,23 @@ def test_other_types_are_converted(kinds: tuple[torch.dtype, torch.dtype]) -> No
         assert wide_product(one, other).dtype == torch.float32
         assert "mm.default" in calls.names()
         assert "mm.dtype" not in calls.names()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not supported"), TypeError("out_dtype")])
+def test_cards_and_releases_without_them_convert(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*args: object, **kwargs: object) -> object:
+        raise error
+
+    wide_products._has_them.cache_clear()
+    with fake_cuda() as calls, monkeypatch.context() as patch:
+        one = torch.empty(4, 4, dtype=torch.bfloat16, device="cuda")
+        patch.setattr(torch, "mm", refusing)
+        assert not is_wide(one, one)
+        assert wide_product(one, one).dtype == torch.float32
+        assert "mm.default" in calls.names()
+    wide_products._has_them.cache_clear()
 
 
 def test_sums_in_float16_have_no_float32_results() -> None:

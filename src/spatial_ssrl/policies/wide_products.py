@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,9 +29,24 @@ def is_wide(one: Tensor, other: Tensor) -> bool:
     """Return whether `wide_product` of two tensors converts neither of them."""
     if one.device.type not in _devices or one.dtype != other.dtype:
         return False
-    if one.dtype == torch.float16:  # cuBLAS has no float32 results of sums in float16.
-        return not torch.backends.cuda.matmul.allow_fp16_accumulation
-    return one.dtype == torch.bfloat16
+    if one.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    # cuBLAS has no float32 results of sums in float16.
+    if one.dtype == torch.float16 and torch.backends.cuda.matmul.allow_fp16_accumulation:
+        return False
+    return one.device.type != "cuda" or _has_them(one.device, one.dtype)
+
+
+@lru_cache
+def _has_them(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether a card and this release of PyTorch know such products, by trying."""
+    halves = torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        torch.mm(halves, halves, out_dtype=torch.float32)
+        torch.bmm(halves.unsqueeze(0), halves.unsqueeze(0), out_dtype=torch.float32)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def wide_product(one: Tensor, other: Tensor) -> Tensor:
