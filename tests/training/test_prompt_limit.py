@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_the_cold_start_keeps_answers_whole(tiny_qwen_folder: Path, tmp_path: Pa
         """Return the length of prompt and answer of every question of four steps."""
         model, found = policy(tiny_qwen_folder), []
         model.load()
-        model._context = context
+        model._traits = replace(model._traits, context=context)
 
         class Totals(StepLog):
             def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:

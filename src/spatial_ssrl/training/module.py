@@ -135,12 +135,12 @@ class PolicyModule(LightningModule, ABC):
                 what sampling needs.
         """
         strategy = self.trainer.strategy
-        check_device(strategy.root_device)
         if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
             raise ConfigError(
                 f"trainer.strategy is {type(strategy).__name__}, which gives each process a part "
                 'of the weights, but every process samples with all of them; use "ddp".'
             )
+        check_device(strategy.root_device)
         if type(strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpoints):
             adapts = self.policy.trained == "adapters"
             strategy.checkpoint_io = WholeCheckpoints(self.policy.save_adapter if adapts else None)
