@@ -81,6 +81,20 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes | 
         FILES.load_checkpoint(tmp_path / "none.ckpt")
 
 
+def test_a_whole_file_that_memory_does_not_hold_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"policy": {}}, path)
+
+    def starved(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", starved)
+    with pytest.raises(MemoryError):
+        WholeCheckpoints().load_checkpoint(path)
+
+
 def test_training_writes_them_unless_told_otherwise(tmp_path: Path) -> None:
     class Own(TorchCheckpointIO):
         """Chosen by the user."""

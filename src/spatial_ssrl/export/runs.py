@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 
 from spatial_ssrl.components import import_everything
-from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.errors import ConfigError, ran_out_of_memory
 from spatial_ssrl.policies import HFVisionLanguagePolicy, PolicyBackbone, QuantSettings
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
@@ -231,6 +231,8 @@ def _trainable_state(path: Path) -> dict[str, torch.Tensor]:
     except KeyError:
         fault = "is a checkpoint of another program"
     # Broken files fail in as many ways as they are broken.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
         fault = f"cannot be read ({' '.join(str(error).split())[:120]})"
     raise ConfigError(f"checkpoint: {str(path)!r} {fault}; take another one of the run.")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.core.errors import ConfigError, ran_out_of_memory
 from spatial_ssrl.policies.weights import fresh_folder
 
 _FRESH = ".new"
@@ -111,6 +111,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         except FileNotFoundError:
             raise
         except Exception as error:  # Broken files fail in as many ways as they are broken.
+            if ran_out_of_memory(error):
+                raise
             raise ConfigError(
                 f"ckpt_path: {str(path)!r} cannot be read as a checkpoint "
                 f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); take "
