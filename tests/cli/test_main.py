@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -51,6 +52,20 @@ def test_help_of_a_command_explains_each_option(
     assert options
     # An option without a line of explanation shows its type alone.
     assert "\n                        (type:" not in page
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_nothing_prepares_to_compile_for_a_plan(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, seen = "TORCHDYNAMO_DISABLE", []
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    monkeypatch.setattr("spatial_ssrl.cli.plan.run", lambda words: seen.append(os.environ[name]))
+    assert main(["plan", "-c", "run.yaml"]) == 0
+    assert seen == ["1"]
+    assert os.environ.get(name) == before
 
 
 def test_ctrl_c_anywhere_ends_with_130(

@@ -10,27 +10,8 @@ import pytest
 import yaml
 
 from spatial_ssrl.cli.main import main
+from support.run_files import run_of_a_model
 from support.tiny_models import write_tiny
-
-RUN = """
-data:
-  class_path: PretextDataModule
-  init_args:
-    images: [{{class_path: ImageFolder, init_args: {{folder: nowhere, size: 96}}}}]
-    tasks: [FlippedPatch]
-    batch_size: 4
-model:
-  class_path: RLModule
-  init_args:
-    policy:
-      class_path: HFVisionLanguagePolicy
-      init_args: {{model: {model}, lora: {{rank: 4}}}}
-    algorithm: GRPO
-    group_size: 4
-    sampling: {{max_new_tokens: 64}}
-    update: {{micro_batch_size: 4}}
-trainer: {{max_steps: 1, accelerator: gpu, devices: 2, strategy: ddp, default_root_dir: out}}
-"""
 
 
 @pytest.fixture
@@ -41,7 +22,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = write_tiny(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     config = tmp_path / "run.yaml"
-    config.write_text(RUN.format(model=folder))
+    config.write_text(yaml.safe_dump(run_of_a_model(folder)))
     return config
 
 

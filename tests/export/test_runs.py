@@ -74,7 +74,7 @@ def test_policies_that_cannot_be_built(tmp_path: Path) -> None:
         unloaded_policy(open_run(folder))
 
 
-def test_a_checkpoint_of_another_program(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "run", {})
     config = yaml.safe_load((folder / "config.yaml").read_text())
     settings = {"class_path": "TinyVLM", "init_args": {"image_size": 32, "hidden_size": 32}}
@@ -85,4 +85,11 @@ def test_a_checkpoint_of_another_program(tmp_path: Path) -> None:
     run = open_run(folder, other)
     assert isinstance(unloaded_policy(run), TinyVLM)
     with pytest.raises(ConfigError, match=r"other\.ckpt' is a checkpoint of another program"):
+        trained_policy(run)
+
+    def starved(*args: object, **kwargs: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", starved)
+    with pytest.raises(MemoryError):  # Says nothing of the file.
         trained_policy(run)

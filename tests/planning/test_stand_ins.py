@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from spatial_ssrl.cli.main import main
@@ -14,31 +15,13 @@ from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.planning.known import find_model
 from spatial_ssrl.policies.collate import chat_text, encode
 from spatial_ssrl.policies.hub import ModelSource
+from support.run_files import run_of_a_model
 
 SMOLVLM_2B = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
 SMOLVLM_500M = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 INTERNVL = "OpenGVLab/InternVL3-1B-hf"
 LLAVA = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 GEMMA = "google/gemma-3-4b-it"
-
-RUN = """
-data:
-  class_path: PretextDataModule
-  init_args:
-    images: [{{class_path: ImageFolder, init_args: {{folder: nowhere, size: 448}}}}]
-    tasks: [FlippedPatch]
-    batch_size: 4
-model:
-  class_path: RLModule
-  init_args:
-    policy:
-      class_path: HFVisionLanguagePolicy
-      init_args: {{model: {model}, dtype: bfloat16, lora: {{rank: 4}}}}
-    algorithm: GRPO
-    group_size: 4
-    sampling: {{max_new_tokens: 64}}
-trainer: {{max_steps: 1, accelerator: gpu, devices: 1, default_root_dir: out}}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -142,8 +125,10 @@ def test_a_run_with_a_known_model_is_planned(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["spatial-ssrl"])
-    Path("run.yaml").write_text(RUN.format(model=model))
-    assert main(["plan", "-c", "run.yaml"]) == 0
+    config = run_of_a_model(model)
+    config["data"]["init_args"]["images"][0]["init_args"]["size"] = 448
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    assert main(["plan", "-c", "run.yaml", "--model.policy.dtype", "bfloat16"]) == 0
     shown = capsys.readouterr().out
     assert "sizes from" in shown
     (found,) = re.findall(r"weights\s+│\s+([\d.]+)", shown)

@@ -1,4 +1,4 @@
-"""The config of a run small enough for any test of the command line."""
+"""Configs of runs small enough for any test of the command line."""
 
 from __future__ import annotations
 
@@ -66,3 +66,35 @@ class RunFile:
         """Write the file and return its path."""
         self.path.write_text(yaml.safe_dump(self.content), encoding="utf-8")
         return str(self.path)
+
+
+def run_of_a_model(model: str | Path) -> dict[str, Any]:
+    """Return a config of a step with LoRA of a model, on two cards and pictures that are not here.
+
+    For what looks at a run without starting it.
+    """
+    folder = {"class_path": "ImageFolder", "init_args": {"folder": "nowhere", "size": 96}}
+    policy = {"model": str(model), "lora": {"rank": 4}}
+    return {
+        "data": {
+            "class_path": "PretextDataModule",
+            "init_args": {"images": [folder], "tasks": ["FlippedPatch"], "batch_size": 4},
+        },
+        "model": {
+            "class_path": "RLModule",
+            "init_args": {
+                "policy": {"class_path": "HFVisionLanguagePolicy", "init_args": policy},
+                "algorithm": "GRPO",
+                "group_size": 4,
+                "sampling": {"max_new_tokens": 64},
+                "update": {"micro_batch_size": 4},
+            },
+        },
+        "trainer": {
+            "max_steps": 1,
+            "accelerator": "gpu",
+            "devices": 2,
+            "strategy": "ddp",
+            "default_root_dir": "out",
+        },
+    }

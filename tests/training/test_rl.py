@@ -205,8 +205,9 @@ def test_a_sampler_that_rounds_changes_no_single_step(algorithm: Algorithm, tmp_
 
 def test_what_a_sampler_does_not_know_is_scored(tmp_path: Path) -> None:
     settings = {"update": UpdateSettings(inner_epochs=2, self_check=False)}
-    known = trained(tmp_path, 4, **settings)
-    assert furthest(known, trained(tmp_path, 4, rollout=Unsure(), **settings)) < 1e-4
+    known, log = trained(tmp_path, 4, **settings), StepLog()
+    assert furthest(known, trained(tmp_path, 4, log, rollout=Unsure(), **settings)) < 1e-4
+    assert all(math.isfinite(step["train/sampler_kl"]) for step in log.metrics)
 
 
 def test_groups_of_equal_rewards_are_flat_with_a_divergence_in_the_reward(tmp_path: Path) -> None:
