@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,26 @@ def test_completions_are_those_of_plain_sampling(family: str, seed: int, tmp_pat
     torch.testing.assert_close(found.logprobs, wanted.logprobs, atol=1e-5, rtol=1e-5)
     lengths = wanted.mask.sum(1)
     assert lengths.max() > 128
-    # Rows are given up when half of those on them have ended, and never taken back.
+    # Rows of completions that ended are given up when the room is doubled, and never taken back.
     assert engine.rows[0] <= 6 * len(questions)
     assert sorted(engine.rows, reverse=True) == engine.rows
     assert engine.rows[-1] < engine.rows[0]
+
+
+def test_rows_are_given_up_when_half_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, sampling = loud_policy(), SamplingSettings(max_new_tokens=60)  # The room is enough.
+    # About one token in twenty ends a completion.
+    ends = tuple(range(5, policy.vocabulary_size, 20))
+    monkeypatch.setattr(type(policy), "end_token_ids", property(lambda self: ends))
+    prompts = policy.collator()(mixed_questions())
+    engine = Recording()
+    found = engine.sample(policy, prompts, 8, sampling, 0)
+    assert engine.rows[0] > 12
+    assert len(engine.rows) > 1
+    assert all(2 * after <= rows for rows, after in pairwise(engine.rows))
+    wanted = InProcess().sample(policy, prompts, 8, sampling, 0)
+    assert torch.equal(found.tokens, wanted.tokens)
+    assert torch.equal(found.mask, wanted.mask)
 
 
 def test_short_ends_are_not_recorded() -> None:

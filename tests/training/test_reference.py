@@ -9,10 +9,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
-from torch import Tensor
+from torch import Tensor, nn
 
 from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
+from spatial_ssrl.policies.reference import Reference
+from support.fake_cuda import fake_cuda
 from support.oracles import random_completions, rollouts_of
 from support.tiny_models import random_question
 from support.tiny_training import StepLog, tiny_data, tiny_rl, tiny_trainer
@@ -142,3 +144,12 @@ def test_kept_on_the_host_it_outlives_casts_and_checkpoints(tiny_qwen_folder: Pa
     with first.reference():
         assert {p.dtype for p in first.parameters()} == {torch.bfloat16}
     assert {tensor.dtype for tensor in first._reference.kept.values()} == {torch.float32}
+
+
+def test_a_copy_on_the_host_of_what_lies_on_a_card() -> None:
+    with fake_cuda():
+        model = nn.Linear(3, 2, device="cuda")
+        reference = Reference(on_host=True)
+        with reference.in_place(model):
+            assert model.weight.device.type == "cuda"
+        assert {value.device.type for value in reference.kept.values()} == {"cpu"}
