@@ -53,6 +53,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "GSPO": {},
     "CISPO": {},
     "SAPO": {},
+    "LUSPO": {},
+    "VESPO": {},
+    "GMPO": {},
+    "GPG": {},
     "PassAtK": {},
 }
 

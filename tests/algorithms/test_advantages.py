@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spatial_ssrl.algorithms import (
     DAPO,
+    GPG,
     GRPO,
     RLOO,
     AdvantageSettings,
@@ -57,6 +58,10 @@ GOLDEN: dict[str, tuple[PolicyGradient, list[float]]] = {
         GRPO(advantage=AdvantageSettings(scale="none", baseline="length_weighted")),
         [0.36428571, -0.53571429, 0.26428571, -0.63571429],
     ),
+    "verl gpg": (
+        GPG(made_up="reward"),
+        [0.66666667, -0.53333333, 0.53333333, -0.66666667],  # theirs, in float32, are 2e-8 off
+    ),
     "verl pass@k": (PassAtK(), [0.19127265, 0, 0, 0]),
     "verl remax": (ReMax(kl_coefficient=0.0), [0.75, -0.15, 0.65, -0.25]),
 }
@@ -86,6 +91,49 @@ def test_several_rewards_summed_or_normalised_each_as_in_trl() -> None:
     assert each.advantages(given)[:, 0].tolist() == pytest.approx(
         [1.0671258, -0.74824602, 0.63107423, -0.949954], abs=1e-8
     )
+
+
+def test_several_rewards_normalised_each_over_tokens_against_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.rand(2, 3, 4, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(1, 6, (12,), generator=generator)
+    mask, weights = torch.arange(5) < lengths[:, None], (0.7, 0.3)
+    sums = []
+    for group in range(3):
+        for row in range(4):
+            total = 0.0
+            for part, weight in zip(parts[:, group].tolist(), weights, strict=True):
+                mean = sum(part) / 4
+                deviation = math.sqrt(sum((value - mean) ** 2 for value in part) / 3)
+                total += weight * (part[row] - mean) / (deviation + 1e-6)
+            sums.append(total)
+    tokens = [total for total, n in zip(sums, lengths.tolist(), strict=True) for _ in range(n)]
+    mean = sum(tokens) / len(tokens)
+    variance = sum((value - mean) ** 2 for value in tokens) / (len(tokens) - 1)
+    algorithm = GRPO(
+        advantage=AdvantageSettings(eps=1e-6, parts="normalise_each", parts_over="tokens")
+    )
+    found = algorithm.advantages(
+        feedback(
+            torch.zeros(3, 4, dtype=torch.float64),
+            parts={"first": parts[0], "second": parts[1]},
+            weights={"first": weights[0], "second": weights[1]},
+            mask=mask,
+        )
+    )
+    for row, total in enumerate(sums):
+        expected = (total - mean) / math.sqrt(variance + 1e-8)
+        assert found[row, 0].item() == pytest.approx(expected, abs=1e-12)
+        assert torch.equal(found[row], found[row, :1] * mask[row])
+
+
+def test_groups_without_signal_are_made_up_for_as_in_the_papers_gpg() -> None:
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    given = feedback(rewards, mask=torch.ones(6, 1, dtype=torch.bool))
+    learned = 0.5 * 3  # of three groups, one has rewards that differ
+    assert GPG().advantages(given).flatten().tolist() == [learned, -learned, 0, 0, 0, 0]
+    nowhere = feedback(torch.ones(1, 2), mask=torch.ones(2, 1, dtype=torch.bool))
+    assert not GPG().advantages(nowhere).any()
 
 
 def test_divergence_in_the_reward_as_in_trl_rloo() -> None:

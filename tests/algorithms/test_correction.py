@@ -16,7 +16,7 @@ from spatial_ssrl.algorithms import (
     CorrectionSettings,
     RatioSettings,
 )
-from spatial_ssrl.algorithms.correction import correction_weights
+from spatial_ssrl.algorithms.correction import correction_weights, off_policy
 from spatial_ssrl.core.batches import LossInputs
 from support.golden import LENGTHS, LOGPROBS, MASK, OLD, SAMPLING
 
@@ -91,3 +91,40 @@ def test_statistics_and_needs() -> None:
     unknown = LossInputs(LOGPROBS, OLD, None, None, torch.ones_like(OLD), MASK)
     with pytest.raises(ValueError, match=r'set correction.level to "none"'):
         algorithm.loss(unknown, 4.0)
+
+
+def test_bad_completions_far_from_the_sampler_are_left_out_against_a_loop() -> None:
+    sampling = SAMPLING.clone()
+    sampling[0, 1] = math.nan  # unknown, which counts as no difference
+    advantages = torch.tensor([[-1.0], [-1.0], [1.0], [-0.5]], dtype=torch.float64).expand(4, 5)
+    for limit in (0.01, 0.3, 0.5):
+        found = off_policy(LOGPROBS, sampling, advantages, MASK, limit)
+        for row in range(4):
+            gaps = (sampling - LOGPROBS)[row, : LENGTHS[row]].tolist()
+            mean = sum(0 if math.isnan(gap) else gap for gap in gaps) / len(gaps)
+            assert found[row].tolist() == (MASK[row] & (mean > limit) & (row != 2)).tolist()
+    far = off_policy(LOGPROBS, sampling, advantages, MASK, 0.3)
+    assert far.any(), "a limit that leaves nothing out shows nothing"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_is_left_out_is_counted_and_has_no_gradient(noted: bool) -> None:
+    logprobs = LOGPROBS.clone().requires_grad_()
+    inputs = LossInputs(
+        logprobs=logprobs,
+        old_logprobs=LOGPROBS + 1,
+        ref_logprobs=None,
+        sampling_logprobs=LOGPROBS + 1 if noted else None,
+        advantages=torch.tensor([[-1.0], [1.0], [-1.0], [1.0]], dtype=torch.float64) * MASK,
+        mask=MASK,
+    )
+    algorithm = GRPO(
+        kl_coefficient=0.0,
+        clip=ClipSettings(low=1.0),
+        correction=CorrectionSettings(off_policy=0.9),
+    )
+    output = algorithm.loss(inputs, algorithm.normaliser(LENGTHS))
+    output.loss.backward()
+    assert output.stats["off_policy"] == LENGTHS[0] + LENGTHS[2]
+    assert logprobs.grad is not None
+    assert logprobs.grad.any(dim=1).tolist() == [False, True, False, True]

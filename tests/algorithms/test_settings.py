@@ -9,8 +9,10 @@ import torch
 
 from spatial_ssrl.algorithms import (
     CISPO,
+    GMPO,
     GRPO,
     SAPO,
+    VESPO,
     AdvantageSettings,
     AggregationSettings,
     Algorithm,
@@ -49,6 +51,11 @@ from support.golden import LENGTHS, LOGPROBS, MASK, OLD
         (AggregationSettings, {"over": "token_sum", "scope": "micro_batch"}, r'use scope: "upd'),
         (CorrectionSettings, {"low": 3.0}, r"0 <= low < high, got 3.0 and 2.0"),
         (CorrectionSettings, {"judged": "token"}, r'goes with outside: "mask"'),
+        (CorrectionSettings, {"off_policy": 0.0}, r"correction.off_policy must be above 0, got 0"),
+        (AdvantageSettings, {"parts_over": "tokens"}, r'goes with parts: "normalise_each"'),
+        (GMPO, {"log_bounds": (0.4, 0.0)}, r"log_bounds must be above 0, got \[0.4, 0.0\]"),
+        (VESPO, {"negative": (3.0, 0.0)}, r"negative must be .* got \[3.0, 0.0\]"),
+        (VESPO, {"correction": CorrectionSettings("sequence_mean")}, r'set it to "token"'),
         (OverlongSettings, {"limit": 10, "margin": 11}, r"from 1 to the limit of 10 .* got 11"),
         (OverlongSettings, {"weight": 0.0}, r"overlong.weight must be above 0, got 0.0"),
         (CISPO, {"bounds": (2.0, 1.0)}, r"bounds must satisfy .* got \[2.0, 1.0\]"),

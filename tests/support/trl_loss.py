@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -16,6 +17,10 @@ from torch import Tensor
 from trl.trainer import grpo_trainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that its interface may change, which these tests would show
+    from trl.experimental.gmpo import GMPOTrainer as GMPOTrainer
 
 _DEFAULTS: dict[str, Any] = {
     "loss_type": "dapo",
@@ -41,6 +46,10 @@ _ARGS: dict[str, Any] = {
     "sapo_temperature_pos": 1.0,
     "sapo_temperature_neg": 1.05,
     "steps_per_generation": 1,
+    "vespo_k_pos": 2.0,
+    "vespo_lambda_pos": 3.0,
+    "vespo_k_neg": 3.0,
+    "vespo_lambda_neg": 2.0,
 }
 
 
@@ -68,16 +77,24 @@ def trainer(logprobs: Tensor, **settings: Any) -> SimpleNamespace:
         model=SimpleNamespace(training=True),
         _metrics={"train": defaultdict(list)},
         _get_per_token_logps_and_entropies=score,
+        get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
+        get_gamma_weights=GRPOTrainer.get_gamma_weights,
     )
 
 
-def grpo_loss(logprobs: Tensor, given: dict[str, Tensor], **settings: Any) -> Tensor:
-    """Return the loss of TRL's `GRPOTrainer`.
+def grpo_loss(
+    logprobs: Tensor,
+    given: dict[str, Tensor],
+    trainer_class: type[GRPOTrainer] = GRPOTrainer,
+    **settings: Any,
+) -> Tensor:
+    """Return the loss of TRL's `GRPOTrainer`, or of its subclass `GMPOTrainer`.
 
     Args:
         logprobs: Under the weights being trained, shape (N, C), with gradient.
         given: `old`, `reference`, `sampling` and `mask` of shape (N, C), and `advantages`, (N,);
             `tokens`, those of the whole update, when these rows are a part of it.
+        trainer_class: Whose loss.
         settings: As for `trainer`.
     """
     stand_in = trainer(logprobs, **settings)
@@ -92,6 +109,8 @@ def grpo_loss(logprobs: Tensor, given: dict[str, Tensor], **settings: Any) -> Te
         "ref_per_token_logps": given["reference"],
         "num_items_in_batch": given.get("tokens", mask.sum()),
     }
+    if stand_in.off_policy_mask_threshold is not None:
+        inputs["sampling_per_token_logps"] = given["sampling"]
     if stand_in.use_vllm:
         inputs["importance_sampling_ratio"] = _block(
             "self.use_vllm and self.vllm_importance_sampling_correction",
@@ -102,7 +121,7 @@ def grpo_loss(logprobs: Tensor, given: dict[str, Tensor], **settings: Any) -> Te
             old_per_token_logps=given["old"],
             sampling_per_token_logps=given["sampling"],
         )
-    return GRPOTrainer._compute_loss(stand_in, None, inputs)  # type: ignore[arg-type]
+    return trainer_class._compute_loss(stand_in, None, inputs)  # type: ignore[arg-type]
 
 
 def rloo_loss(logprobs: Tensor, given: dict[str, Tensor]) -> Tensor:

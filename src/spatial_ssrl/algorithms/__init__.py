@@ -4,8 +4,11 @@ from spatial_ssrl.algorithms.base import ALGORITHMS, Algorithm
 from spatial_ssrl.algorithms.cispo import CISPO
 from spatial_ssrl.algorithms.dapo import DAPO
 from spatial_ssrl.algorithms.dr_grpo import DrGRPO
+from spatial_ssrl.algorithms.gmpo import GMPO
+from spatial_ssrl.algorithms.gpg import GPG
 from spatial_ssrl.algorithms.grpo import GRPO
 from spatial_ssrl.algorithms.gspo import GSPO
+from spatial_ssrl.algorithms.luspo import LUSPO
 from spatial_ssrl.algorithms.pass_at_k import PassAtK
 from spatial_ssrl.algorithms.presets import PRESETS, grpo_preset
 from spatial_ssrl.algorithms.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
@@ -22,16 +25,21 @@ from spatial_ssrl.algorithms.settings import (
     RatioSettings,
     ReturnSettings,
 )
+from spatial_ssrl.algorithms.vespo import VESPO
 
 __all__ = [
     "ALGORITHMS",
     "CISPO",
     "DAPO",
+    "GMPO",
+    "GPG",
     "GRPO",
     "GSPO",
+    "LUSPO",
     "PRESETS",
     "RLOO",
     "SAPO",
+    "VESPO",
     "AdvantageSettings",
     "AggregationSettings",
     "Algorithm",

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from spatial_ssrl.algorithms.settings import ReturnSettings
 
+_TOKEN_EPS = 1e-8  # that of verl's whitening
+
 
 def group_advantages(
     rewards: Tensor,
@@ -120,7 +122,11 @@ def length_weighted_mean(rewards: Tensor, lengths: Tensor) -> Tensor:
 
 
 def normalised_parts(
-    parts: Tensor, weights: Tensor, eps: float = 1e-4, bessel: bool = True
+    parts: Tensor,
+    weights: Tensor,
+    eps: float = 1e-4,
+    bessel: bool = True,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Normalise each part of the reward within its group, add by weight, normalise the batch.
 
@@ -129,6 +135,8 @@ def normalised_parts(
         weights: Weight of each part, shape (K,).
         eps: Added to both standard deviations.
         bessel: Whether they have Bessel's correction.
+        lengths: Tokens of each completion, shape (B, G), to normalise the batch over tokens,
+            where 1e-8 is added to the variance in place of `eps`; None counts completions.
 
     Returns:
         Advantages, shape (B, G); 0 where no part applies.
@@ -140,10 +148,15 @@ def normalised_parts(
     total = (each * weights.view(-1, 1, 1)).sum(dim=0)
     unknown = parts.isnan().all(dim=0)
     known = total[~unknown]
+    if lengths is not None:
+        known = known.repeat_interleave(lengths[~unknown])
     if len(known) < 2 or bool(known.amax() == known.amin()):
         return torch.zeros_like(total)
-    scaled = (total - known.mean()) / (known.std(correction=int(bessel)) + eps)
-    # A group flat in every part has sum 0, and the batch's sums have mean 0 but for rounding.
+    variance = known.var(correction=int(bessel))
+    spread = variance.sqrt() + eps if lengths is None else (variance + _TOKEN_EPS).sqrt()
+    scaled = (total - known.mean()) / spread
+    # A group flat in every part has sum 0, which the mean over completions is but for rounding.
+    # Over tokens it is not 0, but what a group has not told apart is not to be learned.
     idle = unknown | (each == 0).all(dim=2).all(dim=0).unsqueeze(1)
     return torch.where(idle, torch.zeros_like(scaled), scaled)
 

@@ -1,4 +1,4 @@
-"""Weights that correct a loss where the sampler computes otherwise than the policy."""
+"""What corrects a loss where completions come from another policy than the one trained."""
 
 from __future__ import annotations
 
@@ -37,6 +37,28 @@ def correction_weights(
     elif how.low is not None or how.high is not None:
         ratios = ratios.clamp(how.low, how.high)
     return ratios, outside & mask
+
+
+def off_policy(
+    logprobs: Tensor, sampling_logprobs: Tensor, advantages: Tensor, mask: Tensor, limit: float
+) -> Tensor:
+    """Return the tokens of bad completions that the policy would hardly give, (N, C), bool.
+
+    Args:
+        logprobs: Under the weights being trained, shape (N, C).
+        sampling_logprobs: As the sampler noted them, shape (N, C); NaN where it did not, which
+            counts as no difference.
+        advantages: Of each token, shape (N, C); only negative ones are left out.
+        mask: True on completion tokens, shape (N, C), bool.
+        limit: Greatest mean of log(sampler / policy) over a completion, in nats.
+
+    References:
+        DeepSeek-V3.2, arXiv:2512.02556, equation 9.
+    """
+    gaps = sampling_logprobs - logprobs.detach()
+    gaps = torch.where(mask & ~gaps.isnan(), gaps, torch.zeros_like(gaps))
+    means = gaps.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return (means > limit) & (advantages < 0) & mask
 
 
 def _ratios(gaps: Tensor, mask: Tensor, level: str) -> Tensor:

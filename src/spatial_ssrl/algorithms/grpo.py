@@ -61,7 +61,7 @@ class GroupRelative(PolicyGradient):
         """Return the compared rewards, the same for each token of a completion, (N, C)."""
         how = self.advantage
         if how.parts == "normalise_each":
-            return per_token(self._normalised_each(feedback), feedback.mask)
+            return self._normalised_each(feedback)
         rewards, baseline = self.completion_rewards(feedback), None
         if how.baseline == "length_weighted":
             baseline = length_weighted_mean(rewards, feedback.mask.sum(dim=1).view_as(rewards))
@@ -69,13 +69,15 @@ class GroupRelative(PolicyGradient):
         return per_token(values, feedback.mask)
 
     def _normalised_each(self, feedback: Feedback) -> Tensor:
+        how, mask = self.advantage, feedback.mask
         # A part may apply to no completion of this update.
         names = sorted(set(feedback.parts) & set(feedback.weights))
         if not names:
-            return torch.zeros_like(feedback.rewards)
-        weights = torch.tensor([feedback.weights[name] for name in names]).to(feedback.rewards)
+            return per_token(torch.zeros_like(feedback.rewards), mask)
+        weights = feedback.rewards.new_tensor([feedback.weights[name] for name in names])
         parts = torch.stack([feedback.parts[name] for name in names])
-        return normalised_parts(parts, weights, self.advantage.eps, self.advantage.bessel)
+        lengths = mask.sum(dim=1).view_as(feedback.rewards) if how.parts_over == "tokens" else None
+        return per_token(normalised_parts(parts, weights, how.eps, how.bessel, lengths), mask)
 
 
 @ALGORITHMS.register("grpo")

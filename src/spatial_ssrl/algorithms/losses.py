@@ -131,3 +131,72 @@ def soft_gated(
     gates = torch.sigmoid(temperatures * (log_ratios.exp() - 1)) * 4 / temperatures
     nowhere = torch.zeros_like(log_ratios, dtype=torch.bool)
     return Surrogate(-gates * advantages, nowhere, nowhere)
+
+
+def unweighted_likelihood(logprobs: Tensor, advantages: Tensor) -> Surrogate:
+    """Return minus advantage times log-probability, whatever the weights that sampled.
+
+    Args:
+        logprobs: Under the weights being trained, finite on padding, shape (N, C).
+        advantages: Advantage of each token, shape (N, C).
+
+    References:
+        REINFORCE, R. J. Williams (1992); GPG, arXiv:2504.02546.
+    """
+    nowhere = torch.zeros_like(logprobs, dtype=torch.bool)
+    return Surrogate(-advantages * logprobs, nowhere, nowhere)
+
+
+def gamma_weighted(
+    log_ratios: Tensor,
+    logprobs: Tensor,
+    advantages: Tensor,
+    positive: tuple[float, float],
+    negative: tuple[float, float],
+) -> Surrogate:
+    """Return minus advantage times log-probability, weighted by a gamma curve of the ratio.
+
+    The weight of ratio w is w^k exp(l (1 - w)): 1 at w = 1, and falling to 0 on both sides of
+    its top at w = k / l. It has no gradient.
+
+    Args:
+        log_ratios: log w of each completion, shape (N, 1).
+        logprobs: Under the weights being trained, finite on padding, shape (N, C).
+        advantages: Advantage of each token, shape (N, C).
+        positive: k and l where the advantage is 0 or more.
+        negative: k and l elsewhere.
+
+    References:
+        VESPO, arXiv:2602.10693.
+    """
+    log_ratios = log_ratios.detach()
+    curves = (k * log_ratios + fall * (1 - log_ratios.exp()) for k, fall in (positive, negative))
+    weights = torch.where(advantages >= 0, *curves).exp()
+    nowhere = torch.zeros_like(logprobs, dtype=torch.bool)
+    return Surrogate(-weights * advantages * logprobs, nowhere, nowhere)
+
+
+def geometric_mean(
+    log_ratios: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float
+) -> Surrogate:
+    """Return minus advantage times the geometric mean of a completion's bounded ratios.
+
+    Args:
+        log_ratios: log(new / old) of each token, 0 on padding, shape (N, C).
+        advantages: Advantage of each token, shape (N, C).
+        mask: True on completion tokens, shape (N, C), bool.
+        low: How far below 0 a log-ratio counts where the advantage is negative, above 0.
+        high: How far above 0 it counts elsewhere, above 0.
+
+    Returns:
+        A loss that is the same on all tokens of a completion whose advantages are.
+
+    References:
+        GMPO, arXiv:2507.20673, equation 4.
+    """
+    over = (log_ratios > high) & (advantages >= 0)
+    under = (log_ratios < -low) & (advantages < 0)
+    bounded = log_ratios.masked_fill(over, high).masked_fill(under, -low)
+    lengths = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    ratios = (bounded.sum(dim=1, keepdim=True) / lengths).exp()
+    return Surrogate(-advantages * ratios, under, over)

@@ -13,7 +13,7 @@ from torch import Tensor
 from spatial_ssrl.algorithms import aggregation as sums
 from spatial_ssrl.algorithms.advantages import overlong_penalty
 from spatial_ssrl.algorithms.base import Algorithm
-from spatial_ssrl.algorithms.correction import correction_weights
+from spatial_ssrl.algorithms.correction import correction_weights, off_policy
 from spatial_ssrl.algorithms.kl import divergence, k3_divergence
 from spatial_ssrl.algorithms.losses import Surrogate, clipped, levelled, log_ratio
 from spatial_ssrl.algorithms.settings import (
@@ -79,6 +79,11 @@ class PolicyGradient(Algorithm):
         At 0.02 a token, as in bfloat16, 500 tokens differ by 0.4 together.
         """
         return self.correction.active or self.ratio.level == "sequence_product"
+
+    @property
+    def correction_in_ratio(self) -> bool:
+        """Whether `surrogate` itself heeds the weights of the correction."""
+        return False
 
     @property
     def kl_in_reward(self) -> bool:
@@ -169,9 +174,13 @@ class PolicyGradient(Algorithm):
         per_token = surrogate.loss
         stats = _statistics(inputs, log_ratios, surrogate)
         if self.correction.active:
-            weights, corrected = self._correction(inputs)
-            per_token = per_token * weights
+            weights, corrected = self.correction_of(inputs)
+            per_token = per_token if self.correction_in_ratio else per_token * weights
             stats |= {"correction": (weights * mask).sum(), "corrected": corrected.sum()}
+        if self.correction.off_policy is not None:
+            far = self._far_from_the_sampler(inputs, self.correction.off_policy)
+            per_token = per_token.masked_fill(far, 0)
+            stats["off_policy"] = far.sum()
         if self.needs_reference:
             if inputs.ref_logprobs is None:
                 raise ValueError("kl_coefficient is above 0, so the loss needs ref_logprobs.")
@@ -182,7 +191,12 @@ class PolicyGradient(Algorithm):
                 per_token = per_token + self.kl_coefficient * weighted
         return LossOutput(sums.aggregate(per_token, mask, normaliser, self.aggregation), stats)
 
-    def _correction(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
+    def correction_of(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
+        """Return the weights of the correction, and where its bounds acted, both (n, C).
+
+        Raises:
+            ValueError: If the sampler noted no log-probabilities.
+        """
         if inputs.sampling_logprobs is None:
             raise ValueError(
                 "correction compares the policy with the sampler, but the rollout engine keeps no "
@@ -191,6 +205,11 @@ class PolicyGradient(Algorithm):
         return correction_weights(
             inputs.old_logprobs, inputs.sampling_logprobs, inputs.mask, self.correction
         )
+
+    def _far_from_the_sampler(self, inputs: LossInputs, limit: float) -> Tensor:
+        noted = inputs.sampling_logprobs
+        sampled = inputs.old_logprobs if noted is None else noted
+        return off_policy(inputs.logprobs, sampled, inputs.advantages, inputs.mask, limit)
 
     def normaliser(self, lengths: Tensor) -> float:
         """Return what the loss of the whole update divides by, as `aggregation` says."""

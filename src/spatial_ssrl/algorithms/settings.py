@@ -121,6 +121,9 @@ class AdvantageSettings:
         parts: "sum": the weighted parts of the reward are added, then normalised.
             "normalise_each": each part is centred and divided by its spread in the group, the
             results are added by weight, and that is normalised over the batch (GDPO).
+        parts_over: What the last step of "normalise_each" counts: each of the "completions"
+            once (TRL, `eps` added to the standard deviation), or each of the "tokens" (verl,
+            1e-8 added to the variance).
 
     References:
         OPO, arXiv:2505.23585; GDPO, arXiv:2601.05242.
@@ -132,10 +135,15 @@ class AdvantageSettings:
     baseline: Literal["mean", "length_weighted"] = "mean"
     singleton: Literal["zero", "reward"] = "zero"
     parts: Literal["sum", "normalise_each"] = "sum"
+    parts_over: Literal["completions", "tokens"] = "completions"
 
     def __post_init__(self) -> None:
         if self.eps <= 0:
             raise ConfigError(f"advantage.eps must be above 0, got {self.eps}; try 1e-4.")
+        if self.parts_over == "tokens" and self.parts == "sum":
+            raise ConfigError(
+                'advantage.parts_over "tokens" goes with parts: "normalise_each"; leave it out.'
+            )
         changed = (self.scale, self.baseline, self.singleton) != ("group", "mean", "zero")
         if self.parts == "normalise_each" and changed:
             raise ConfigError(
@@ -222,10 +230,14 @@ class CorrectionSettings:
         high: Upper bound; None for none.
         judged: The ratio compared with the bounds when masking; None takes `level`.
             OpenRLHF's `seq-mask-tis` weighs tokens but judges "sequence_mean".
+        off_policy: Greatest mean of log(sampler / policy being trained) over a completion, in
+            nats, above 0; tokens with a negative advantage of completions beyond it are left
+            out, at every level. None for no limit (TRL's `off_policy_mask_threshold`).
 
     References:
         F. Yao et al., "Your efficient RL framework secretly brings you off-policy RL" (2025);
-        IcePop (token, mask), Ring-1T, arXiv:2510.18855.
+        IcePop (token, mask), Ring-1T, arXiv:2510.18855; `off_policy`, DeepSeek-V3.2,
+        arXiv:2512.02556, equation 9.
     """
 
     level: Literal["none", "token", "sequence_product", "sequence_mean"] = "none"
@@ -233,8 +245,14 @@ class CorrectionSettings:
     low: float | None = None
     high: float | None = 2.0
     judged: Literal["token", "sequence_product", "sequence_mean"] | None = None
+    off_policy: float | None = None
 
     def __post_init__(self) -> None:
+        if self.off_policy is not None and self.off_policy <= 0:
+            raise ConfigError(
+                f"correction.off_policy must be above 0, got {self.off_policy}; try 0.5, or leave "
+                "it out for no limit."
+            )
         low, high = 0.0 if self.low is None else self.low, self.high
         if low < 0 or (high is not None and high <= low):
             raise ConfigError(
@@ -245,7 +263,7 @@ class CorrectionSettings:
 
     @property
     def active(self) -> bool:
-        """Whether losses are corrected at all."""
+        """Whether losses are weighted at all."""
         return self.level != "none"
 
 
