@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -53,7 +53,7 @@ class Graph:
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
     card = Card()
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: card.on(card.stream))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: card.stream)
     monkeypatch.setattr(torch.cuda, "stream", card.on)
     monkeypatch.setattr(torch.cuda, "graph", card.graph)

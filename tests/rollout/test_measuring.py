@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from spatial_ssrl.core.batches import Rollouts
 from spatial_ssrl.policies import SamplingSettings, TinyVLM, TokenCount
 from spatial_ssrl.policies.fixed_step import FixedStep
 from spatial_ssrl.rollout import InProcess, cuda_graphs, measuring
-from spatial_ssrl.rollout.continuing import Recorder
+from spatial_ssrl.rollout.continuing import WARM_UP, Recorded, Recorder
 from spatial_ssrl.rollout.measuring import TIMED, TOO_FEW, Timing
 from support.recording import recorded
 from support.tiny_vlm import loud_policy, mixed_questions
@@ -72,6 +73,7 @@ class World:
     ) -> Rollouts:
         """Return completions, and forget what was counted before them."""
         self.looks = self.recordings = self.replays = 0
+        self.now = 0.0
         self.policy.tokens = TokenCount()
         prompts = self.policy.collator()(mixed_questions())
         sampling = SamplingSettings(max_new_tokens=limit, temperature=temperature)
@@ -188,6 +190,30 @@ def test_ends_while_measuring_change_nothing(
     ]
 
 
+class Uneven(Recorded):
+    """Is steady from the second token to the fourth, which takes as long as its number says."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.said = world, 0
+
+    @property
+    def steady(self) -> bool:
+        return 2 <= self.said <= 4
+
+    def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
+        self.said += 1
+        self.world.now += self.said
+        return row
+
+
+def test_steps_that_begin_or_end_something_do_not_count(world: World) -> None:
+    trial, uneven, row = measuring._Trial(recorded), Uneven(world), torch.zeros(1)
+    for _ in range(6):
+        trial.go_on(uneven, row, row)
+    assert trial.replays == [3.0, 4.0]
+    assert trial.plain == []
+
+
 def refused(step: FixedStep) -> Callable[[], None]:
     step()  # As far as it came.
     raise RuntimeError("operation not permitted when stream is capturing")
@@ -200,12 +226,14 @@ def test_sampling_goes_on_plainly_where_recording_fails(
     monkeypatch.setattr(cuda_graphs, "_recorded", refused)
     engine = Measuring()
     with caplog.at_level(logging.INFO):
-        for group in (GROUP, GROUP, 2 * GROUP):
-            found = world.sample(engine, group)
-            assert world.policy.tokens.replayed == 0
-            if group == GROUP:
-                check(found, wanted)
-    assert world.looks == 0
+        check(world.sample(engine), wanted)
+        # Not plain, and not timed, are the steps before the recording and that after it failed.
+        assert world.now / world.plain == pytest.approx(LIMIT - 1 - WARM_UP - 1)
+        assert world.policy.tokens.replayed == 0
+        for group in (GROUP, 2 * GROUP):
+            world.sample(engine, group)
+            assert world.looks == 0
+            assert world.now / world.plain == pytest.approx(LIMIT - 1)
     (line,) = caplog.messages
     assert line.startswith("Sampling goes on without CUDA graphs: operation not permitted")
 
