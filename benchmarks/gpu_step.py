@@ -1,13 +1,16 @@
 """GRPO steps of 3B and 7B models on one card: seconds, memory, and the ratio to TRL.
 
-    python benchmarks/gpu_step.py --models /tmp/models 3b-lora          # ours, by graphs, and TRL
-    python benchmarks/gpu_step.py --models /tmp/models 7b-qlora --sides ours --cap-gib 16
+    python benchmarks/gpu_step.py --models /tmp/models 3b-lora          # all sides
+    python benchmarks/gpu_step.py --models /tmp/models 7b-qlora --sides never --cap-gib 16
     python benchmarks/gpu_step.py --models /tmp/models small --device cpu      # only that it runs
 
 Real configurations, random weights, real pictures' sizes; LoRA r16 on every linear layer of a
-base in bfloat16 or NF4, AdamW, G = 8, completions of exactly the given length. Sides take steps in
-turns, each in a process of its own, as in vs_trl.py. Decoding is compared with its bound: the bytes
-of weights that a token has to read, by the bandwidth given with --gb-per-s.
+base in bfloat16 or NF4, AdamW, G = 8, completions of exactly the given length. Sides are ours with
+each value of `rollout.cuda_graphs`, and TRL's. Each runs in a process of its own; that without CUDA
+graphs and TRL take steps in turns, as in vs_trl.py, the others come after them, one at a time, so
+that a card need not hold four models. What "measured" finds is said in its first step, which does
+not count, and `replayed_tokens` shows what came of it. Decoding is compared with its bound: the
+bytes of weights that a token has to read, by the bandwidth given with --gb-per-s.
 
 Results are added to gpu_step.json one by one, so that what was measured is kept when time is up.
 """
@@ -31,6 +34,7 @@ from grpo_sides import Settings, compare
 from spatial_ssrl.core.files import write_json
 
 RESULTS = Path(__file__).with_suffix(".json")
+GRAPHS = ("never", "always", "measured")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ CASES = {
 
 
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the medians of each side, ours also by CUDA graphs where asked for."""
+    """Return the medians of each side that was asked for."""
     folder = options.models / (case.model or "small").replace("/", "--")
     if case.model is None:
         small_qwen.write(folder)
@@ -77,12 +81,16 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         cap_gib=options.cap_gib,
     )
     found = {"settings": asdict(replace(settings, model=case.model or "small"))}
-    sides = [side for side in ("ours", "trl") if side in options.sides]
-    if sides:
+    del found["settings"]["graphs"]  # Each side says by its name.
+    names = {"never": "ours", "trl": "trl"}
+    if sides := [names[side] for side in names if side in options.sides]:
         found |= compare(settings, options.warm_up, options.repeats, sides)
-    if "graphs" in options.sides:
-        by_graphs = replace(settings, graphs=True)
-        found["graphs"] = compare(by_graphs, options.warm_up, options.repeats, ["ours"])["ours"]
+    if "ours" in found:
+        found["never"] = found.pop("ours")
+    for graphs in GRAPHS[1:]:
+        if graphs in options.sides:
+            chosen = replace(settings, graphs=graphs)
+            found[graphs] = compare(chosen, options.warm_up, options.repeats, ["ours"])["ours"]
     _add_decoding(found, folder, case, options)
     return found
 
@@ -92,7 +100,7 @@ def _add_decoding(
 ) -> None:
     """Say how fast rows decode, and how fast they could."""
     said = options.questions * 8 * options.tokens
-    for side in ("ours", "graphs", "trl"):
+    for side in (*GRAPHS, "trl"):
         if "sample" in found.get(side, {}):
             found[side]["tokens_per_s"] = round(said / found[side]["sample"], 1)
     if options.gb_per_s and case.model is not None:
@@ -118,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="+", choices=CASES)
     parser.add_argument("--models", type=Path, required=True, help="where models are written to")
-    parser.add_argument("--sides", nargs="+", choices=("ours", "graphs", "trl"))
+    parser.add_argument("--sides", nargs="+", choices=(*GRAPHS, "trl"))
     parser.add_argument("--images", type=int, default=5, help="pictures a question; 5: 964 tokens")
     parser.add_argument("--questions", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=256, help="tokens of each completion")
@@ -130,7 +138,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.sides = options.sides or ["ours", "graphs", "trl"]
+    options.sides = options.sides or [*GRAPHS, "trl"]
+    if "measured" in options.sides and options.warm_up < 1:
+        parser.error("--warm-up must be at least 1: the first step of 'measured' measures.")
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.cases:
         found = measure(CASES[name], options)

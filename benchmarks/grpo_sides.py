@@ -36,7 +36,7 @@ class Settings:
         device: "cpu" or "cuda".
         dtype: Precision of the base weights.
         four_bits: Whether the base weights are kept in NF4.
-        graphs: Whether we decode by CUDA graphs.
+        graphs: Whether we decode by CUDA graphs: `rollout.cuda_graphs`.
         cap_gib: Most memory of a card that a side may take; None for all.
     """
 
@@ -53,7 +53,7 @@ class Settings:
     device: str = "cpu"
     dtype: str = "float32"
     four_bits: bool = False
-    graphs: bool = False
+    graphs: str = "never"
     cap_gib: float | None = None
 
 
@@ -181,6 +181,7 @@ def run_ours(settings: Settings, turns: Turns) -> None:
                 collate=collate_seconds[-1],
                 prompt_tokens=batch.input_ids.shape[1],
                 trained=sum(p.numel() for p in module.parameters() if p.requires_grad),
+                replayed_tokens=float(trainer.callback_metrics.get("train/replayed_tokens", 0)),
                 **stages,
             )
 
@@ -203,7 +204,7 @@ def run_ours(settings: Settings, turns: Turns) -> None:
     module = RLModule(
         policy,
         GRPO(kl_coefficient=settings.kl),
-        InProcess(cuda_graphs=settings.graphs),
+        InProcess(cuda_graphs=settings.graphs),  # type: ignore[arg-type]
         verifier=Reward(),
         group_size=settings.group_size,
         sampling=SamplingSettings(max_new_tokens=settings.tokens),

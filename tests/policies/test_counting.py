@@ -29,9 +29,9 @@ def completions(prompts: PromptBatch, longest: int = 6) -> Rollouts:
 
 
 def test_counts_add_up() -> None:
-    total = TokenCount(3, 5) + TokenCount(1, 2)
-    assert total == TokenCount(4, 7)
-    assert total - TokenCount(3, 5) == TokenCount(1, 2)
+    total = TokenCount(3, 5, 2) + TokenCount(1, 2, 1)
+    assert total == TokenCount(4, 7, 3)
+    assert total - TokenCount(3, 5, 2) == TokenCount(1, 2, 1)
 
 
 def spent_by_scoring(policy: TinyVLM, prompts: PromptBatch, rollouts: Rollouts) -> TokenCount:

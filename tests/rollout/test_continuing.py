@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies import HFVisionLanguagePolicy, SamplingSettings
 from spatial_ssrl.policies.fixed_step import FixedStep
-from spatial_ssrl.rollout import InProcess, cuda_graphs
+from spatial_ssrl.rollout import InProcess, RolloutEngine, cuda_graphs
 from spatial_ssrl.rollout.continuing import Recorder
 from support.markov import MarkovChain
 from support.recording import Waits, recorded
@@ -26,7 +28,7 @@ class Recording(InProcess):
     """Records steps on a CPU as it would on a card."""
 
     def __init__(self, record: Recorder = recorded) -> None:
-        super().__init__(cuda_graphs=True)
+        super().__init__(cuda_graphs="always")
         self.rows: list[int] = []
         self.record = record
 
@@ -99,9 +101,25 @@ def test_other_policies_and_devices_do_without(monkeypatch: pytest.MonkeyPatch) 
     wanted = InProcess().sample(chain, chain.prompts(), 4, sampling, 0)  # type: ignore[arg-type]
     assert torch.equal(found.tokens, wanted.tokens)
     assert engine.rows == []
-    assert InProcess(cuda_graphs=True).recorder(torch.device("cpu")) is None
-    assert InProcess(cuda_graphs=True).recorder(torch.device("cuda")) is not None
+    for graphs in ("always", "measured"):
+        assert InProcess(cuda_graphs=graphs).recorder(torch.device("cpu")) is None
+        assert InProcess(cuda_graphs=graphs).recorder(torch.device("cuda")) is not None
     assert InProcess().recorder(torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize("graphs", [True, False, "on", None])
+def test_a_bad_choice_is_refused(graphs: Any) -> None:
+    with pytest.raises(ConfigError, match=r'cuda_graphs must be "never", .* leave it out'):
+        InProcess(cuda_graphs=graphs)
+
+
+@pytest.mark.parametrize("graphs", ["never", "always", "measured"])
+def test_choices_are_plain_words_in_yaml(graphs: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--rollout", type=RolloutEngine)
+    text = f"{{rollout: {{class_path: InProcess, init_args: {{cuda_graphs: {graphs}}}}}}}"
+    built = parser.instantiate(parser.parse_string(text))
+    assert built.rollout.cuda_graphs == graphs
 
 
 # Waiting for the device.

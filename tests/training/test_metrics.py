@@ -149,6 +149,10 @@ def test_rates_count_what_was_sampled_by_the_time_it_took() -> None:
     both = reported(metrics)
     assert both["tokens_per_s"] == pytest.approx(2 * 20 / 5)
     assert (both["forward_tokens"], both["forward_share"]) == (60, 0.25)
+    assert "replayed_tokens" not in both
+    # A third one, which found that recorded steps are faster there.
+    metrics.merge(cost_metrics(time, TokenCount(computed=30, repeated=120, replayed=20), CPU))
+    assert reported(metrics)["replayed_tokens"] == 20
 
 
 def test_the_peak_of_memory_is_that_of_the_device_of_the_run(

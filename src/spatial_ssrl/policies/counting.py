@@ -17,16 +17,26 @@ class TokenCount:
         computed: Tokens the language model read, padding included.
         repeated: Tokens it would have read, padding left out, had each completion's prompt
             been read with it: P + C for each completion and pass.
+        replayed: Those of `computed` that recorded steps of decoding read, such as CUDA graphs.
     """
 
     computed: int = 0
     repeated: int = 0
+    replayed: int = 0
 
     def __add__(self, other: TokenCount) -> TokenCount:
-        return TokenCount(self.computed + other.computed, self.repeated + other.repeated)
+        return TokenCount(
+            self.computed + other.computed,
+            self.repeated + other.repeated,
+            self.replayed + other.replayed,
+        )
 
     def __sub__(self, other: TokenCount) -> TokenCount:
-        return TokenCount(self.computed - other.computed, self.repeated - other.repeated)
+        return TokenCount(
+            self.computed - other.computed,
+            self.repeated - other.repeated,
+            self.replayed - other.replayed,
+        )
 
 
 def repeated_tokens(prompts: PromptBatch, mask: Tensor) -> int:

@@ -96,7 +96,11 @@ class FixedStep:
             counter.add_(1)
 
     def kept(self) -> tuple[Tensor, ...]:
-        """Return copies of what a call changes, but for keys and values, for `restore`."""
+        """Return copies of what a call changes, but for keys and values, for `restore`.
+
+        Returns:
+            What counts the tokens, then `hidden`.
+        """
         return tuple(tensor.clone() for tensor in self._changing())
 
     def restore(self, kept: tuple[Tensor, ...]) -> None:

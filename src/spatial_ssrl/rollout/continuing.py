@@ -13,11 +13,12 @@ from spatial_ssrl.policies.counting import TokenCount
 from spatial_ssrl.policies.fixed_step import FixedStep
 
 Recorder = Callable[[FixedStep], Callable[[], None]]
-"""Records a step without taking it, and returns what takes it as often as called."""
+"""Records a step without taking it, and returns what takes it as often as called; the step
+itself where it cannot be recorded."""
 
-_ROOM = 64  # tokens there is room for at first
-_WARM_UP = 3  # steps taken before one is recorded, in which libraries set themselves up
-_WORTH = 16  # steps left below which nothing new is recorded
+ROOM = 64  # tokens there is room for at first
+WARM_UP = 3  # steps taken before one is recorded, in which libraries set themselves up
+WORTH = 16  # steps left below which nothing new is recorded
 
 
 class Continuation(ABC):
@@ -30,6 +31,11 @@ class Continuation(ABC):
 
     hidden: Tensor
     alone = False
+
+    @property
+    @abstractmethod
+    def steady(self) -> bool:
+        """Whether the next tokens will take what the last one took, bar what rarely happens."""
 
     @abstractmethod
     def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
@@ -50,15 +56,24 @@ class Branching(Continuation):
     Args:
         policy: The policy.
         state: What was read, made `for_sampling`.
+        alone: Whether no two completions are on one row.
+
+    Attributes:
+        state: What was read so far.
     """
 
-    def __init__(self, policy: PolicyBackbone, state: ReadState) -> None:
-        self._policy, self._state = policy, state
-        self.hidden = state.hidden
+    def __init__(self, policy: PolicyBackbone, state: ReadState, alone: bool = False) -> None:
+        self._policy, self.state = policy, state
+        self.hidden, self.alone = state.hidden, alone
+
+    @property
+    def steady(self) -> bool:
+        """Whether all completions have parted."""
+        return self.alone
 
     def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
         """Read one more token of each distinct branch; see `Continuation.go_on`."""
-        rows, stay = len(self._state.hidden), False
+        rows, stay = len(self.state.hidden), False
         if self.alone:
             # Sorted by row as below, but without waiting for the device. Completions that all
             # have a row of their own stay where they are if they are as many as rows.
@@ -71,11 +86,11 @@ class Branching(Continuation):
             parents, new = branches // width, branches % width
             self.alone = len(branches) == len(row)
         if not (stay or _is_identity(parents, rows)):
-            self._state = self._state.select(parents)
+            self.state = self.state.select(parents)
         new = new.unsqueeze(1)
         real = torch.ones_like(new, dtype=torch.bool)
-        self._state, _ = self._policy.read_on(self._state, new, real)
-        self.hidden = self._state.hidden
+        self.state, _ = self._policy.read_on(self.state, new, real)
+        self.hidden = self.state.hidden
         return row
 
 
@@ -92,17 +107,40 @@ class Recorded(Continuation):
         state: What was read, made `for_sampling`.
         limit: Most tokens of a completion.
         record: How a step is recorded.
+        said: Tokens of completions among what was read.
     """
 
     def __init__(
-        self, policy: PolicyBackbone, state: ReadState, limit: int, record: Recorder
+        self,
+        policy: PolicyBackbone,
+        state: ReadState,
+        limit: int,
+        record: Recorder,
+        said: int = 0,
     ) -> None:
         self._policy, self._limit, self._record = policy, limit, record
         self._state: ReadState | None = state
         self._step: FixedStep | None = None
         self._run: Callable[[], None] | None = None
-        self._taken = self._said = 0
+        self._taken, self._said = 0, said
         self.hidden = state.hidden
+
+    @property
+    def steady(self) -> bool:
+        """Whether a recording takes the steps."""
+        return self._run is not None and not self.failed
+
+    @property
+    def failed(self) -> bool:
+        """Whether a step could not be recorded, and is taken plainly instead."""
+        return self._run is not None and self._run is self._step
+
+    @property
+    def state(self) -> ReadState:
+        """What was read so far."""
+        state = self._state if self._step is None else self._step.state(self._said)
+        assert state is not None
+        return state
 
     def go_on(self, row: Tensor, chosen: Tensor) -> Tensor:
         """Read one more token of each row; see `Continuation.go_on`."""
@@ -113,11 +151,12 @@ class Recorded(Continuation):
         step = self._step
         assert step is not None
         step.tokens[row, 0] = chosen
-        if self._run is None and self._taken >= _WARM_UP and self._worth_it():
+        if self._run is None and self._taken >= WARM_UP and self._worth_it():
             self._run = self._record(step)
         (self._run or step)()
         self._taken, self._said = self._taken + 1, self._said + 1
-        self._policy.tokens += TokenCount(computed=len(step))
+        replayed = len(step) if self.steady else 0
+        self._policy.tokens += TokenCount(computed=len(step), replayed=replayed)
         self.hidden = step.hidden
         return row
 
@@ -128,16 +167,15 @@ class Recorded(Continuation):
         return 2 * live <= len(step) and self._worth_it()
 
     def _worth_it(self) -> bool:
-        return self._limit - self._said > _WORTH
+        return self._limit - self._said > WORTH
 
     def _begin(self, row: Tensor) -> None:
         """Take a step whose rows are those of the live completions, with room for more."""
-        state = self._state if self._step is None else self._step.state(self._said)
-        assert state is not None
+        state = self.state
         # Nothing of what was is held on to while memory for what comes is taken.
         self._state = self._step = self._run = None
         state = state.select(row)
-        self._step = self._policy.fixed_step(state, min(max(_ROOM, 2 * self._said), self._limit))
+        self._step = self._policy.fixed_step(state, min(max(ROOM, 2 * self._said), self._limit))
         self._taken = 0
 
 

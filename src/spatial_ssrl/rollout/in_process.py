@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,9 +17,12 @@ from spatial_ssrl.policies.sampling import SamplingSettings, adjusted_logits
 from spatial_ssrl.rollout.base import ROLLOUTS, RolloutEngine
 from spatial_ssrl.rollout.continuing import Branching, Continuation, Recorded, Recorder
 from spatial_ssrl.rollout.cuda_graphs import CudaGraphs
+from spatial_ssrl.rollout.measuring import Choices, Measured
 from spatial_ssrl.rollout.noise import completion_numbers
 from spatial_ssrl.rollout.parts import Part, parts
 from spatial_ssrl.rollout.stops import StopTexts
+
+Graphs = Literal["never", "always", "measured"]
 
 
 @ROLLOUTS.register("in_process")
@@ -36,25 +39,35 @@ class InProcess(RolloutEngine):
         batch_tokens: Most tokens whose keys and values are kept at once, counted as if every
             completion reached the length limit; a batch that needs more is sampled in parts,
             which changes memory and time, not completions. None samples all at once.
-        cuda_graphs: Record a step of decoding and launch it at once instead of kernel by kernel,
-            for models so fast that launching takes longer than computing. Each completion has a
-            row of its own then. Does nothing on other devices, nor for models with sliding
-            windows. Not measured on a card yet, therefore off unless asked for; the first
-            recording is checked against the plain step.
+        cuda_graphs: Whether a step of decoding is recorded and launched at once instead of kernel
+            by kernel, for models so fast that launching takes longer than computing. Each
+            completion has a row of its own then, with room for up to twice the tokens it said.
+            "measured" times both ways in the first batch that may have more than 28 tokens, on
+            tokens that count, and goes on by the faster; each process for itself, and anew for
+            half or twice as many completions. The two round differently, and a resumed run may
+            find the other one faster. Does nothing on other devices, nor for models with
+            sliding windows. The first recording is checked against the plain step, and where
+            recording fails sampling goes on without. "never" all the same unless asked for: no
+            card was at hand to try it on, and some errors of CUDA's cannot be recovered from.
 
     Raises:
-        ConfigError: If `batch_tokens` is less than 1.
+        ConfigError: If `batch_tokens` is less than 1, or `cuda_graphs` is none of the three.
     """
 
-    def __init__(self, batch_tokens: int | None = None, cuda_graphs: bool = False) -> None:
+    def __init__(self, batch_tokens: int | None = None, cuda_graphs: Graphs = "never") -> None:
         if batch_tokens is not None and batch_tokens < 1:
             raise ConfigError(
                 f"batch_tokens must be at least 1, got {batch_tokens}; "
                 "leave it out to set no limit."
             )
+        if cuda_graphs not in get_args(Graphs):
+            raise ConfigError(
+                f'cuda_graphs must be "never", "always" or "measured", got {cuda_graphs!r}; '
+                "leave it out to decode without them."
+            )
         self.batch_tokens = batch_tokens
         self.cuda_graphs = cuda_graphs
-        self._graphs = CudaGraphs()
+        self._graphs, self._choices = CudaGraphs(), Choices()
 
     def sample(
         self,
@@ -92,11 +105,15 @@ class InProcess(RolloutEngine):
         recorder = self.recorder(state.hidden.device)
         if recorder is None or not policy.has_fixed_steps:
             return Branching(policy, state)
+        if self.cuda_graphs == "measured":
+            return Measured(policy, state, limit, recorder, self._choices)
         return Recorded(policy, state, limit, recorder)
 
     def recorder(self, device: torch.device) -> Recorder | None:
         """Return how steps of decoding are recorded on a device; None if they are not."""
-        return self._graphs if self.cuda_graphs and device.type == "cuda" else None
+        if self.cuda_graphs == "never" or device.type != "cuda" or self._graphs.given_up:
+            return None
+        return self._graphs
 
     def choose(self, scores: Tensor, row: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         """Draw the next tokens; see `_choose`."""

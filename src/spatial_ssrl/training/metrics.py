@@ -36,6 +36,8 @@ samples, because its update waits for more groups with signal, logs nothing of a
 | `forward_tokens` | tokens the model read in forward passes, to sample and to score |
 | `forward_share` | the same, as a share of what would be read if each completion read its |
 |  | prompt anew |
+| `replayed_tokens` | those of `forward_tokens` that recorded steps of decoding read (CUDA |
+|  | graphs); left out where none did |
 | `peak_memory_gib` | most memory held since the run began, of the process that held most: that |
 |  | of the CUDA device it computes on, or else the resident memory of the process |
 
@@ -186,6 +188,8 @@ def cost_metrics(time: StageTimer, tokens: TokenCount, device: torch.device) -> 
         metrics.add(f"seconds/{stage}", spent)
     metrics.count("forward_tokens", tokens.computed)
     metrics.add("forward_share", tokens.computed, tokens.repeated)
+    if tokens.replayed:
+        metrics.count("replayed_tokens", tokens.replayed)
     metrics.peak("peak_memory_gib", peak_memory_gib(device))
     return metrics
 
