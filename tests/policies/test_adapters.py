@@ -49,6 +49,15 @@ def test_unsupported_layer_is_one_clear_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def adapted(model: PeftModel) -> set[str]:
+    """Return the names of the modules that have adapters."""
+    return {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight")
+        for name, _ in model.named_parameters()
+        if name.endswith(".lora_A.default.weight")
+    }
+
+
 def test_all_linear_adapts_every_linear_layer_but_the_head() -> None:
     import torch
 
@@ -58,13 +67,8 @@ def test_all_linear_adapts_every_linear_layer_but_the_head() -> None:
         for name, module in network.named_modules()
         if isinstance(module, torch.nn.Linear) and name != "lm_head"
     }
-    model = add_adapter(network, LoraSettings(rank=2))
-    adapted = {
-        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight")
-        for name, _ in model.named_parameters()
-        if "lora_A" in name
-    }
-    assert adapted == linear
+    model = add_adapter(network, LoraSettings(rank=2, target_modules="all-linear"))
+    assert adapted(model) == linear
     assert all(("lora_" in name) == p.requires_grad for name, p in model.named_parameters())
 
 
@@ -104,6 +108,31 @@ def test_no_linear_layer_outside_of_what_is_frozen() -> None:
     policy = TinyVLM(lora=LoraSettings(), freeze=("language_model", "projector"))
     with pytest.raises(ConfigError, match="'all-linear' matches frozen modules only"):
         policy.load()
+
+
+def test_default_targets_follow_what_is_frozen() -> None:
+    network = tiny_model(tiny_processor())
+    frozen = freeze_parts(network, ["language_model", "projector"])
+    found = adapted(add_adapter(network, LoraSettings(rank=2), frozen))
+    assert found
+    assert all(name.startswith("model.visual.blocks.") for name in found)
+    with pytest.raises(ConfigError, match="'language-model' matches frozen modules only"):
+        add_adapter(
+            tiny_model(tiny_processor()), LoraSettings(target_modules="language-model"), frozen
+        )
+
+
+def test_default_targets_leave_room_for_modules_saved_elsewhere(
+    tiny_qwen_folder: Path, tmp_path: Path
+) -> None:
+    folder = saved(tiny_qwen_folder, tmp_path / "adapter", modules_to_save=["merger"])
+    names = load_file(folder / "adapter_model.safetensors").keys()
+    assert {name.rpartition(".lora_")[0] == "" for name in names if ".visual." in name} == {True}
+    assert any(".visual.merger." in name for name in names)
+    plain = AutoModelForImageTextToText.from_pretrained(tiny_qwen_folder)
+    theirs = adapted(PeftModel.from_pretrained(plain, folder))
+    assert len(theirs) == 14
+    assert all(name.startswith("model.language_model.layers.") for name in theirs)
 
 
 def saved(folder: Path, out: Path, **settings: object) -> Path:
@@ -260,7 +289,8 @@ def test_adapter_folder_must_fit(tiny_qwen_folder: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"holds no adapter_config\.json"):
         load_adapter(tiny_model(tiny_processor()), tmp_path)
 
-    policy = HFVisionLanguagePolicy(str(tiny_qwen_folder), lora=LoraSettings(rank=2))
+    everywhere = LoraSettings(rank=2, target_modules="all-linear")
+    policy = HFVisionLanguagePolicy(str(tiny_qwen_folder), lora=everywhere)
     policy.load()
     policy.save(tmp_path / "adapter")
     for changed, told in (
