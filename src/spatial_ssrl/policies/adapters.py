@@ -22,6 +22,8 @@ from spatial_ssrl.policies.module_names import ending_in
 
 _log = logging.getLogger(__name__)
 
+_BASE_CLASS = "base_model_class"  # PEFT's own name for the kind of model an adapter is for
+
 _WRAPPED = "base_model.model."  # in front of the names of a model's modules under PEFT
 
 
@@ -110,6 +112,11 @@ def add_adapter(
         # One trained copy of an embedding and the head tied to it, as merging needs.
         ensure_weight_tying=_saves_tied(network, settings.modules_to_save or ()),
         task_type="CAUSAL_LM",
+        # Models of other families may have layers of the same names and shapes.
+        auto_mapping={
+            _BASE_CLASS: type(network).__name__,
+            "parent_library": type(network).__module__,
+        },
     )
     try:
         with _quietly():
@@ -165,6 +172,7 @@ def load_adapter(
             f"one side only, the first {min(odd)!r}; name the model it was trained on."
         )
     saved = cast(AdapterConfig, model.peft_config["default"])
+    _check_kind(folder, saved, network)
     if settings is not None:
         _check_settings(folder, saved, settings)
     _adopt(folder, saved, network, revision)
@@ -178,6 +186,15 @@ def load_adapter(
         )
     quicken(model)
     return model
+
+
+def _check_kind(folder: Path, saved: AdapterConfig, network: PreTrainedModel) -> None:
+    kind = (saved.auto_mapping or {}).get(_BASE_CLASS)  # Only what we save always has it.
+    if kind not in (None, type(network).__name__):
+        raise ConfigError(
+            f"adapter: {folder} does not fit {type(network).__name__}: it was trained on a {kind}; "
+            "name the model it was trained on."
+        )
 
 
 def _check_settings(folder: Path, saved: AdapterConfig, settings: LoraSettings) -> None:
