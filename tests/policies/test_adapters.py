@@ -35,6 +35,7 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
     [
         ({"target_modules": ["q_prjo"]}, "target_modules 'q_prjo' matches no module; .*q_proj"),
         ({"target_modules": r"nothing\d+"}, "target_modules .* matches no module"),
+        ({"target_modules": "(q_proj"}, r"'\(q_proj' is no regular expression \(missing \)"),
         ({"modules_to_save": ["lm_haed"]}, "modules_to_save 'lm_haed' .*lm_head"),
     ],
 )

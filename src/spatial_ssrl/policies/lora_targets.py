@@ -34,7 +34,8 @@ def targets_for_peft(
         by one, since vision towers have layers of the same names.
 
     Raises:
-        ConfigError: If this names no module of the model, or frozen ones only.
+        ConfigError: If this names no module of the model, or frozen ones only, or is no regular
+            expression.
     """
     names = [name for name, _ in network.named_modules() if name]
     if wanted is not None and not isinstance(wanted, str):
@@ -48,7 +49,7 @@ def targets_for_peft(
     elif wanted == LANGUAGE_MODEL:
         found = _linear_layers_of_decoder(network)
     else:
-        found = [name for name in names if re.fullmatch(wanted, name)]
+        found = _matching(wanted, names)
     check_found("target_modules", wanted, found, names, frozen)
     return _named_by_one(network, found) if wanted == LANGUAGE_MODEL else wanted
 
@@ -92,6 +93,17 @@ def check_found(
         )
 
 
+def _matching(expression: str, names: Sequence[str]) -> list[str]:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise ConfigError(
+            f"lora.target_modules {expression!r} is no regular expression ({error}); put names in "
+            "a list, such as [q_proj, v_proj]."
+        ) from error
+    return [name for name in names if pattern.fullmatch(name)]
+
+
 def _default(network: PreTrainedModel, frozen: FrozenParts) -> LoraTargets:
     targets = family_of(network).lora_targets
     if targets == LANGUAGE_MODEL and all(n in frozen for n in _linear_layers_of_decoder(network)):
@@ -115,7 +127,9 @@ def _linear_layers_of_decoder(network: PreTrainedModel) -> list[str]:
 
 def _decoder_name(network: PreTrainedModel) -> str:
     decoder = network.get_decoder()
-    return next(name for name, module in network.named_modules() if module is decoder)
+    modules = network.named_modules()
+    name: str = next(name for name, module in modules if module is decoder)
+    return name
 
 
 def _named_by_one(network: PreTrainedModel, layers: Sequence[str]) -> str:
