@@ -18,8 +18,11 @@ from spatial_ssrl.policies.quantization import QuantSettings
 from spatial_ssrl.training import RLModule, UpdateSettings
 
 ADAPTATIONS: dict[str, dict[str, Any]] = {
-    "lora": {"lora": LoraSettings(rank=16)},
-    "qlora": {"lora": LoraSettings(rank=16), "quantization": QuantSettings()},
+    "lora": {"lora": LoraSettings(rank=16, target_modules="all-linear")},
+    "qlora": {
+        "lora": LoraSettings(rank=16, target_modules="all-linear"),
+        "quantization": QuantSettings(),
+    },
     "full": {},
 }
 

@@ -195,7 +195,7 @@ def run_ours(settings: Settings, turns: Turns) -> None:
 
     policy = Endless(
         settings.model,
-        lora=LoraSettings(rank=16, alpha=32),
+        lora=LoraSettings(rank=16, alpha=32, target_modules="all-linear"),
         quantization=QuantSettings() if settings.four_bits else None,
         dtype=settings.dtype,  # type: ignore[arg-type]
         gradient_checkpointing=settings.recompute in ("ours", "both"),

@@ -50,14 +50,16 @@ def test_a_run_that_does_not_fit_is_written_so_that_it_does(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a card with hardly more room than its overheads, passes become smaller."""
-    assert main(["plan", "-c", str(run), "--gpu", "608MiB", "--write", "fits.yaml"]) == 0
+    assert (
+        main(["plan", "-c", str(run), "--gpu", "608MiB", "--margin=0", "--write", "fits.yaml"]) == 0
+    )
     assert "Does not fit" in capsys.readouterr().out
     model = yaml.safe_load(Path("fits.yaml").read_text())["model"]["init_args"]
     assert model["update"]["micro_batch_size"] == 1
     heading = Path("fits.yaml").read_text().splitlines()
     assert heading[0].startswith("# Written by spatial-ssrl plan for 0.59 GiB")
     assert heading[1] == "# model.update.micro_batch_size: 2 -> 1 (time only)"
-    assert main(["plan", "-c", "fits.yaml", "--gpu", "608MiB"]) == 0
+    assert main(["plan", "-c", "fits.yaml", "--gpu", "608MiB", "--margin", "0"]) == 0
     assert "Fits" in capsys.readouterr().out
 
 
@@ -66,6 +68,7 @@ def test_an_engine_that_is_not_named_gets_its_limit(
 ) -> None:
     """Whole groups of 128 completions do not fit where single ones do: no result changes."""
     words = ["--model.group_size=128", "--model.update.micro_batch_tokens=1", "--gpu", "609MiB"]
+    words += ["--margin=0"]
     assert main(["plan", "-c", str(run), *words, "--write", "fits.yaml"]) == 0
     assert re.search(
         r"model\.rollout\.batch_tokens\W+no limit\W+\d+\W+time only", capsys.readouterr().out
@@ -79,7 +82,9 @@ def test_an_engine_that_is_not_named_gets_its_limit(
 def test_a_run_that_no_setting_makes_fit_is_told_in_one_line(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", "-c", str(run), "--gpu", "600MiB", "--write", "fits.yaml"]) == 2
+    assert (
+        main(["plan", "-c", str(run), "--gpu", "600MiB", "--margin=0", "--write", "fits.yaml"]) == 2
+    )
     error = capsys.readouterr().err
     assert "no settings make the run fit" in error
     assert len(error.strip().splitlines()) == 1
@@ -93,6 +98,9 @@ def test_a_run_that_no_setting_makes_fit_is_told_in_one_line(
         (["-c", "run.yaml", "--gpu", "large"], "write it as 24GB"),
         (["-c", "run.yaml", "--gpu"], "--gpu needs a value"),
         (["-c", "run.yaml", "--write", "out.yaml"], "--write needs a card"),
+        (["-c", "run.yaml", "--margin", "0.1"], "--margin needs a card"),
+        (["-c", "run.yaml", "--gpu", "1GB", "--margin", "some"], "'some' is no share"),
+        (["-c", "run.yaml", "--gpu", "1GB", "--margin", "5"], "must be in [0, 1), got 5; 0.05"),
         (["-c", "none.yaml"], "there is no file 'none.yaml'"),
     ],
 )
@@ -110,3 +118,26 @@ def test_a_model_that_is_nowhere_is_named(run: Path, capsys: pytest.CaptureFixtu
     run.write_text(config)
     assert main(["plan", "-c", str(run)]) == 2
     assert "'someone/model' is not a folder with a config.json" in capsys.readouterr().err
+
+
+def test_a_margin_is_kept_by_the_verdict_the_limits_and_what_is_written(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A card on which a run fits to the last byte is too small with a margin, and only then."""
+    words = ["plan", "-c", str(run), "--model.update.micro_batch_size=2"]
+    assert main([*words, "--gpu", "1GB"]) == 0
+    total = re.search(r"total\W+([\d.]+)\W+([\d.]+)", capsys.readouterr().out)
+    assert total is not None
+    card = f"{(max(map(float, total.groups())) + 0.006) * 1.03:.4f}GiB"  # Rounded to 0.01.
+    for margin, fits in (("0", True), ("0.02", True), (None, False)):
+        given = [] if margin is None else ["--margin", margin]
+        assert main([*words, "--gpu", card, *given, "--write", "fits.yaml"]) == 0
+        shown = capsys.readouterr().out
+        assert ("Does not fit" not in shown) is fits
+        assert ("micro-batch, questions" in shown) is True
+        largest = re.search(r"micro-batch, questions\W+2\W+(\w+)", shown)
+        assert largest is not None
+        assert (largest[1] == "2") is fits
+        text = Path("fits.yaml").read_text()
+        assert ("micro_batch_size: 2 -> 1" in text.splitlines()[1]) is not fits
+        assert ("kept free" in text.splitlines()[0]) is (margin != "0")

@@ -138,6 +138,6 @@ def test_two_give_way_where_one_is_not_enough(plan_of: PlanOf) -> None:
 
 
 def test_where_nothing_is_enough_one_line_says_so(planner: Planner) -> None:
-    with pytest.raises(ConfigError, match=r"no settings make the run fit 0\.00 GiB") as error:
+    with pytest.raises(ConfigError, match=r"no settings make the run fit the 0\.00 GiB") as error:
         fitted(planner, 1000)
     assert "\n" not in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from spatial_ssrl.algorithms import GRPO
 from spatial_ssrl.planning import GhostSource, Predictor, Step, prediction
+from spatial_ssrl.planning.plan import Planner
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
 from spatial_ssrl.training import RLModule
 from support.tiny_models import random_question, tiny_model, tiny_processor, write_tiny
@@ -108,3 +110,16 @@ def test_a_reference_on_the_host_takes_no_memory_between_scores() -> None:
     assert on_host_.sampling is not None
     assert beside.sampling.total - on_host_.sampling.total == trained
     assert beside.update.total - on_host_.update.total == trained
+
+
+def test_completions_may_outnumber_the_vocabulary(planner: Planner) -> None:
+    """Some begin alike then; each still needs as much as any other."""
+    sizes = 240, 300, 360  # 360 of them cannot all begin with another of some 310 tokens.
+    assert sizes[1] < len(planner.policy.tokenizer) < 330
+    peaks = []
+    for size in sizes:
+        step = replace(planner.step, questions=1, group_size=size, micro_batch=1)
+        sampling = planner.predict(step).sampling
+        assert sampling is not None
+        peaks.append(sampling.total)
+    assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=0.02)

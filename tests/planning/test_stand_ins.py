@@ -128,7 +128,8 @@ def test_a_run_with_a_known_model_is_planned(
     config = run_of_a_model(model)
     config["data"]["init_args"]["images"][0]["init_args"]["size"] = 448
     Path("run.yaml").write_text(yaml.safe_dump(config))
-    assert main(["plan", "-c", "run.yaml", "--model.policy.dtype", "bfloat16"]) == 0
+    words = ["--model.policy.dtype=bfloat16", "--model.policy.lora.target_modules=all-linear"]
+    assert main(["plan", "-c", "run.yaml", *words]) == 0
     shown = capsys.readouterr().out
     assert "sizes from" in shown
     (found,) = re.findall(r"weights\s+│\s+([\d.]+)", shown)

@@ -35,6 +35,7 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
     [
         ({"target_modules": ["q_prjo"]}, "target_modules 'q_prjo' matches no module; .*q_proj"),
         ({"target_modules": r"nothing\d+"}, "target_modules .* matches no module"),
+        ({"target_modules": "(q_proj"}, r"'\(q_proj' is no regular expression \(missing \)"),
         ({"modules_to_save": ["lm_haed"]}, "modules_to_save 'lm_haed' .*lm_head"),
     ],
 )
@@ -49,6 +50,15 @@ def test_unsupported_layer_is_one_clear_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def adapted(model: PeftModel) -> set[str]:
+    """Return the names of the modules that have adapters."""
+    return {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight")
+        for name, _ in model.named_parameters()
+        if name.endswith(".lora_A.default.weight")
+    }
+
+
 def test_all_linear_adapts_every_linear_layer_but_the_head() -> None:
     import torch
 
@@ -58,13 +68,8 @@ def test_all_linear_adapts_every_linear_layer_but_the_head() -> None:
         for name, module in network.named_modules()
         if isinstance(module, torch.nn.Linear) and name != "lm_head"
     }
-    model = add_adapter(network, LoraSettings(rank=2))
-    adapted = {
-        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight")
-        for name, _ in model.named_parameters()
-        if "lora_A" in name
-    }
-    assert adapted == linear
+    model = add_adapter(network, LoraSettings(rank=2, target_modules="all-linear"))
+    assert adapted(model) == linear
     assert all(("lora_" in name) == p.requires_grad for name, p in model.named_parameters())
 
 
@@ -104,6 +109,31 @@ def test_no_linear_layer_outside_of_what_is_frozen() -> None:
     policy = TinyVLM(lora=LoraSettings(), freeze=("language_model", "projector"))
     with pytest.raises(ConfigError, match="'all-linear' matches frozen modules only"):
         policy.load()
+
+
+def test_default_targets_follow_what_is_frozen() -> None:
+    network = tiny_model(tiny_processor())
+    frozen = freeze_parts(network, ["language_model", "projector"])
+    found = adapted(add_adapter(network, LoraSettings(rank=2), frozen))
+    assert found
+    assert all(name.startswith("model.visual.blocks.") for name in found)
+    with pytest.raises(ConfigError, match="'language-model' matches frozen modules only"):
+        add_adapter(
+            tiny_model(tiny_processor()), LoraSettings(target_modules="language-model"), frozen
+        )
+
+
+def test_default_targets_leave_room_for_modules_saved_elsewhere(
+    tiny_qwen_folder: Path, tmp_path: Path
+) -> None:
+    folder = saved(tiny_qwen_folder, tmp_path / "adapter", modules_to_save=["merger"])
+    names = load_file(folder / "adapter_model.safetensors").keys()
+    assert {name.rpartition(".lora_")[0] == "" for name in names if ".visual." in name} == {True}
+    assert any(".visual.merger." in name for name in names)
+    plain = AutoModelForImageTextToText.from_pretrained(tiny_qwen_folder)
+    theirs = adapted(PeftModel.from_pretrained(plain, folder))
+    assert len(theirs) == 14
+    assert all(name.startswith("model.language_model.layers.") for name in theirs)
 
 
 def saved(folder: Path, out: Path, **settings: object) -> Path:
@@ -271,5 +301,7 @@ def test_adapter_folder_must_fit(tiny_qwen_folder: Path, tmp_path: Path) -> None
         network = tiny_model(tiny_processor())
         with pytest.raises(ConfigError, match=told):
             load_adapter(network, tmp_path / "adapter", LoraSettings(**changed))
-    with pytest.raises(ConfigError, match="does not fit LlavaForConditionalGeneration"):
+    # Their decoders have layers of the same names and shapes.
+    other = r"does not fit LlavaFor\w+: it was trained on a Qwen2_5_VLForConditionalGeneration;"
+    with pytest.raises(ConfigError, match=other):
         load_adapter(tiny_model(tiny_processor("llava"), "llava"), tmp_path / "adapter")

@@ -98,6 +98,44 @@ def test_freeze_groups_stay_when_adapters_come_and_unknown_parts_are_named() -> 
         families.freeze_groups(network)
 
 
+# The layers of a decoder that get adapters unless a run says otherwise, and where it lies.
+DECODER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DECODERS = {"idefics3": "model.text_model", "smolvlm": "model.text_model"}
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"tiny_vlm"}))
+def test_adapters_go_to_every_layer_of_the_language_model_by_default(family: str) -> None:
+    place = DECODERS.get(family, "model.language_model")
+    expected = {
+        f"{place}.layers.{layer}.{'self_attn' if name in DECODER[:4] else 'mlp'}.{name}"
+        for layer in range(3 if family == "qwen3_vl" else 2)
+        for name in DECODER
+    }
+    network = add_adapter(tiny_model(tiny_processor(family), family), LoraSettings(rank=2))
+    assert adapted_by_default(network) == expected
+
+
+def test_adapters_go_everywhere_in_a_model_trained_from_scratch() -> None:
+    network = add_adapter(tiny_model(tiny_processor("tiny_vlm"), "tiny_vlm"), LoraSettings(rank=2))
+    found = adapted_by_default(network)
+    linear = {
+        name.removeprefix("base_model.model.").removesuffix(".base_layer")
+        for name, module in network.named_modules()
+        if type(module) is torch.nn.Linear and ".lora_" not in name
+    }
+    assert found == linear - {"lm_head"}
+    assert {name.split(".")[1] for name in found} >= {"connector", "language_model"}
+
+
+def adapted_by_default(network: torch.nn.Module) -> set[str]:
+    ending = ".lora_A.default.weight"
+    return {
+        name.removeprefix("base_model.model.").removesuffix(ending)
+        for name, _ in network.named_parameters()
+        if name.endswith(ending)
+    }
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_known_families_share_prompts_of_any_length(family: str) -> None:
     assert families.sharing_limit(tiny_model(tiny_processor(family), family)) == math.inf

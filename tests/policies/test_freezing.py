@@ -99,7 +99,7 @@ def bits(policy: HFVisionLanguagePolicy) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("kind", "freeze", "lora"),
     [
-        ("qwen", ("vision_tower",), LoraSettings(rank=2)),
+        ("qwen", ("vision_tower",), LoraSettings(rank=2, target_modules="all-linear")),
         ("qwen", ("projector", "language_model"), None),
         ("tiny", ("vision_tower",), None),
         ("tiny", ("projector", "language_model"), LoraSettings(rank=2)),

@@ -241,8 +241,8 @@ def test_checkpoint_brings_back_weights_and_reference(
     with resumed.reference():
         assert torch.equal(resumed.read(prompts).hidden, start)
 
-    del state["base_model.model.model.visual.merger.mlp.0.lora_A.default.weight"]
-    with pytest.raises(ConfigError, match=r"lacks 1 tensors .*merger\.mlp\.0\.lora_A"):
+    del state["base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.default.weight"]
+    with pytest.raises(ConfigError, match=r"lacks 1 tensors .*mlp\.up_proj\.lora_A"):
         resumed.load_trainable_state(state)
 
 

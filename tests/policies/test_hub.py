@@ -92,7 +92,9 @@ def test_missing_chat_template(tiny_qwen_folder: Path, tmp_path: Path) -> None:
 
 def test_missing_weights(tiny_qwen_folder: Path, tmp_path: Path) -> None:
     folder = copy_without(tiny_qwen_folder, tmp_path / "m", "*.safetensors")
-    assert message_of(folder).startswith(f"model: the weights of {folder!r} could not be loaded: ")
+    said = message_of(folder)
+    assert said.startswith(f"model: the weights of {folder!r} could not be loaded: ")
+    assert said.endswith("; copy or download them into the folder.")
 
 
 @pytest.mark.usefixtures("no_weights_loaded")

@@ -27,6 +27,7 @@ from support.oracles import assert_sharing_is_exact, random_completions, rollout
 from support.tiny_models import random_question, write_tiny
 
 GROUP = 3
+ADAPTED = LoraSettings(rank=2, target_modules="all-linear")
 QUESTIONS = (
     random_question(1, "Which one?", seed=0),
     random_question(5, "Order the five pictures from near to far, please.", seed=1),
@@ -36,7 +37,7 @@ QUESTIONS = (
 
 def policy_of(folder: Path, **settings: object) -> HFVisionLanguagePolicy:
     """Return a loaded policy whose adapters change its output."""
-    policy = HFVisionLanguagePolicy(str(folder), lora=LoraSettings(rank=2), **settings)
+    policy = HFVisionLanguagePolicy(str(folder), lora=ADAPTED, **settings)
     policy.load()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

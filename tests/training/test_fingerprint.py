@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import warnings
 from importlib.metadata import version
@@ -155,6 +156,48 @@ def test_a_model_that_is_trained_as_a_whole_is_in_the_checkpoint(bases: Path) ->
     (warning,) = said(before, now)
     assert f"policy.model was '{bases / 'one'}' and is '{bases / 'other'}'" in warning
     assert said(before, before) == []
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_base_that_computes_or_spells_otherwise_is_told_apart(
+    lora: LoraSettings | None, bases: Path, tmp_path: Path
+) -> None:
+    """Same shapes, same weights, same name: only its small files differ."""
+    base = shutil.copytree(bases / "one", tmp_path / "base")
+    before = fingerprint_of(ready(tiny_rl(tiny_policy(model=base, lora=lora))))
+
+    def changed(file: str, old: str, new: str) -> list[str]:
+        text = (base / file).read_text()
+        assert old in text
+        (base / file).write_text(text.replace(old, new))
+        now = ready(tiny_rl(tiny_policy(model=base, lora=lora)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            check_fingerprint(before, now, fitting=True)
+        (base / file).write_text(text)
+        return [str(warning.message) for warning in caught]
+
+    assert changed("config.json", "1e-06", "1e-06") == []
+    (warning,) = changed("config.json", "1e-06", "1e-03")
+    assert re.search(r"policy\.model\.config\.\S+eps was 1e-06 and is 0.001", warning)
+    (warning,) = changed("tokenizer.json", '"content": "<image>"', '"content": "<photo>"')
+    assert "policy.model.tokenizer was " in warning
+
+
+def test_the_reference_of_a_model_that_is_trained_as_a_whole_is_not_of_the_base(
+    tmp_path: Path, bases: Path
+) -> None:
+    """Resumed on another base, a run ends with the same weights and the same reference."""
+    straight = tiny_policy(model=bases / "one")
+    fitted(tmp_path / "straight", 3, straight)
+    fitted(tmp_path / "resumed", 1, tiny_policy(model=bases / "one"))
+    resumed = tiny_policy(model=bases / "other")
+    with pytest.warns(UserWarning, match="policy.model was"):
+        fitted(tmp_path / "resumed", 3, resumed, resume=True)
+    expected, found = straight.trainable_state(), resumed.trainable_state()
+    assert any(name.startswith("reference::") for name in expected)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def weighed(*weights: float) -> WeightedSum:

@@ -49,7 +49,8 @@ def checked(folder: Path, policy: HFVisionLanguagePolicy, **settings: Any) -> Po
 def adapted(folder: Path, cls: type = HFVisionLanguagePolicy, **settings: Any) -> Any:
     """Return a policy whose adapters have an effect, as after a cold start."""
     torch.manual_seed(0)
-    policy = cls(str(folder), lora=LoraSettings(rank=2), **settings)
+    everywhere = LoraSettings(rank=2, target_modules="all-linear")
+    policy = cls(str(folder), lora=everywhere, **settings)
     policy.load()
     with torch.no_grad():
         for name, parameter in policy.named_parameters():

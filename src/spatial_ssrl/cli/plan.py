@@ -21,10 +21,11 @@ from spatial_ssrl.planning import limits
 from spatial_ssrl.planning.fitting import Fit, fitted
 from spatial_ssrl.planning.plan import Planner
 from spatial_ssrl.planning.report import changes_table, effect_of, report, said
-from spatial_ssrl.planning.sizes import memory_size
+from spatial_ssrl.planning.sizes import MARGIN, Card, memory_size, share
 from spatial_ssrl.training import PolicyModule
 
-_HELP = """usage: spatial-ssrl plan -c CONFIG [--gpu SIZE] [--write FILE] [options of fit]
+_HELP = """usage: spatial-ssrl plan -c CONFIG [--gpu SIZE] [--margin SHARE] [--write FILE]
+                         [options of fit]
 
 Predict the peak memory of a run by part, before anything is downloaded or allocated: needs no
 GPU, no network and no weights. With a card, also the largest group, completion, picture and
@@ -32,6 +33,9 @@ micro-batch that fit it.
 
   -c, --config FILE  config of the run, as for fit; any value can be overridden
   --gpu SIZE         memory of the card, such as 24GB or 16GiB; "cpu" predicts for a CPU
+  --margin SHARE     share of the card that is left free, for the verdict, the largest values and
+                     --write alike; 0.05 by default, since a display and the driver take part of
+                     it and what a card needs besides tensors is assumed
   --write FILE       write a config that fits the card, for `spatial-ssrl fit -c FILE`; what
                      changes no result is lowered first
   -h, --help         show this
@@ -72,7 +76,7 @@ def run(words: list[str]) -> None:
     Raises:
         SpatialSSRLError: If an argument, a file or a value is at fault; one line.
     """
-    rest, own = _own_options(words, ("--gpu", "--write"))
+    rest, own = _own_options(words, ("--gpu", "--margin", "--write"))
     if "-h" in rest or "--help" in rest:
         print(_HELP, end="")
         return
@@ -80,10 +84,12 @@ def run(words: list[str]) -> None:
         raise UsageError("plan needs the config of a run, such as plan -c run.yaml.")
     gpu, target = own.get("--gpu"), own.get("--write")
     on_cpu = gpu is not None and gpu.lower() == "cpu"
-    capacity = None if gpu is None or on_cpu else memory_size(gpu)
+    card = None
+    if gpu is not None and not on_cpu:
+        card = Card(memory_size(gpu), share(own["--margin"]) if "--margin" in own else MARGIN)
+    if card is None and (option := next((o for o in ("--write", "--margin") if o in own), None)):
+        raise UsageError(f"{option} needs a card, such as --gpu 24GB.")
     if target is not None:
-        if capacity is None:
-            raise UsageError("--write needs a card to fit, such as --gpu 24GB.")
         check_writable("--write", Path(target).parent)
     with (
         # Devices and seeds are no concern here.
@@ -94,12 +100,12 @@ def run(words: list[str]) -> None:
         warnings.simplefilter("ignore")  # What other libraries say of training is for training.
         planner = _planner(cli, cuda=not on_cpu)
         prediction = planner.predict()
-        found = [] if capacity is None else limits.limits(planner, capacity)
-        Console().print(report(planner, prediction, capacity, found))
-        if target is None or capacity is None:
+        found = [] if card is None else limits.limits(planner, card.usable)
+        Console().print(report(planner, prediction, card, found))
+        if target is None or card is None:
             return
-        fit = fitted(planner, capacity)
-        _write(Path(target), cli, fit, capacity)
+        fit = fitted(planner, card.usable)
+        _write(Path(target), cli, fit, card)
         if fit.changes:
             Console().print(changes_table(fit))
         how = "changed as above" if fit.changes else "as it was"
@@ -147,7 +153,7 @@ def _own_options(words: list[str], names: tuple[str, ...]) -> tuple[list[str], d
     return rest, own
 
 
-def _write(path: Path, cli: PlanCLI, fit: Fit, capacity: int) -> None:
+def _write(path: Path, cli: PlanCLI, fit: Fit, card: Card) -> None:
     """Write the config of a run with some values changed, whole or not at all."""
     config, namespace = cli.asked.clone(), type(cli.asked)
     for change in fit.changes:
@@ -163,14 +169,17 @@ def _write(path: Path, cli: PlanCLI, fit: Fit, capacity: int) -> None:
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
     ) as file:
-        file.write(_heading(fit, capacity) + text)
+        file.write(_heading(fit, card) + text)
     Path(file.name).replace(path)
 
 
-def _heading(fit: Fit, capacity: int) -> str:
+def _heading(fit: Fit, card: Card) -> str:
     """Return comments that say what a config was written for, and what was changed in it."""
-    needed, card = fit.needed / 2**30, capacity / 2**30
-    lines = [f"Written by spatial-ssrl plan for {card:.2f} GiB, of which it needs {needed:.2f}."]
+    needed, size = fit.needed / 2**30, card.size / 2**30
+    free = f" {card.margin:.0%} were kept free." if card.margin else ""
+    lines = [
+        f"Written by spatial-ssrl plan for {size:.2f} GiB, of which it needs {needed:.2f}.{free}"
+    ]
     lines += [
         f"{change.key}: {said(change.before)} -> {said(change.after)} ({effect_of(change)})"
         for change in fit.changes

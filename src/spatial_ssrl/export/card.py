@@ -28,7 +28,7 @@ class Made:
         base: The model that training began from.
         model_class: Import path of the model's class.
         precision: Of the weights written, such as "bfloat16".
-        check: What comparing log-probabilities found, one sentence.
+        check: What comparing the files with the trained policy found, one sentence.
         versions: Of the packages, by name.
     """
 

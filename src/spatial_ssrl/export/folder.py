@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,13 +16,13 @@ from spatial_ssrl import __version__
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.core.files import write_json
 from spatial_ssrl.export import merging
+from spatial_ssrl.export.adapter_files import write_adapter
 from spatial_ssrl.export.base_model import BaseModel, base_of
 from spatial_ssrl.export.card import Kind, Made, model_card
 from spatial_ssrl.export.checksums import write_checksums
 from spatial_ssrl.export.comparing import TOLERANCE, Comparison
-from spatial_ssrl.export.runs import ADAPTER, Run, open_run, trained_policy
+from spatial_ssrl.export.runs import Run, open_run, trained_policy
 from spatial_ssrl.policies import HFVisionLanguagePolicy
-from spatial_ssrl.policies.adapters import save_adapter
 from spatial_ssrl.policies.weights import check_replaceable, write_folder
 
 RECORD = "spatial_ssrl.json"
@@ -43,9 +41,10 @@ class Export:
         weights: The saved policy or the checkpoint it was made from.
         newer: A checkpoint that a stopped run wrote after `weights`, or None.
         precision: Of the weights written, such as "bfloat16".
-        tokens: Answer tokens whose log-probabilities were compared.
+        tokens: Answer tokens whose log-probabilities were compared; 0 for an adapter alone.
         difference: Largest difference between the trained policy and the folder as loaded again,
-            both computed in float32; rounding to `precision` included.
+            both computed in float32; rounding to `precision` included. 0 for an adapter alone.
+        tensors: Tensors that were compared bit for bit; 0 for a whole model.
     """
 
     folder: Path
@@ -54,6 +53,7 @@ class Export:
     precision: str
     tokens: int
     difference: float
+    tensors: int
 
 
 def export_run(
@@ -68,8 +68,10 @@ def export_run(
     """Write the policy of a run as a folder for other programs, whole or not at all.
 
     An adapter is merged into a fresh copy of the base model in float32 (4 bytes a weight), never
-    into 4-bit weights. What was written is loaded again by plain transformers, or PEFT, and must
-    give worked answers to a few questions the log-probabilities of the trained policy.
+    into 4-bit weights. What was written is loaded again by plain transformers, and must give worked
+    answers to a few questions the log-probabilities of the trained policy. An adapter alone is
+    loaded again by plain PEFT and must be the trained one bit for bit; its base lies in memory in
+    the precision it was trained beside (2 bytes a weight in bfloat16).
 
     Args:
         run: Folder of the run.
@@ -78,8 +80,9 @@ def export_run(
         checkpoint: Lightning checkpoint to take instead of the policy saved last.
         base: Hub id or folder of the base model, if it is no longer where training found it.
         dtype: Precision of merged weights; "auto" keeps that of the base model.
-        tolerance: Largest difference of log-probabilities allowed, in nats, above 0. Rounding
-            merged weights to `dtype` is reported, not limited.
+        tolerance: Largest difference of log-probabilities allowed, in nats, above 0; an adapter
+            alone may not differ at all. Rounding merged weights to `dtype` is reported, not
+            limited.
 
     Raises:
         ConfigError: If the run has nothing to export that way, if `out` holds something else, or
@@ -92,7 +95,7 @@ def export_run(
     if kind == "adapter" and dtype != "auto":
         raise ConfigError("dtype: an adapter stays in float32, as it was trained; leave dtype out.")
     _check_apart(out, opened, origin)
-    policy = trained_policy(opened, base)
+    policy = trained_policy(opened, base, keep_dtype=kind == "adapter")
     writing = _Writing(opened, origin, kind, policy, dtype, tolerance)
     write_folder(out, writing.write)
     return Export(
@@ -102,6 +105,7 @@ def export_run(
         precision=writing.precision,
         tokens=writing.tokens,
         difference=writing.difference,
+        tensors=writing.tensors,
     )
 
 
@@ -156,14 +160,9 @@ class _Writing:
         tolerance: float,
     ) -> None:
         self.run, self.origin, self.kind, self.policy = run, origin, kind, policy
-        merging.check_full_precision(policy.network)
-        own = policy.network.dtype
-        self.dtype: torch.dtype = own if dtype == "auto" else getattr(torch, dtype)
-        precisions = merging.raise_to_float32(policy.model)
-        self.precisions = precisions if dtype == "auto" else {}
-        self.comparison = Comparison.of(policy, tolerance)
-        self.precision = str(self.dtype).removeprefix("torch.")
-        self.tokens = len(self.comparison.trained)
+        self.asked, self.tolerance = dtype, tolerance
+        self.precision = ""
+        self.tokens = self.tensors = 0
         self.difference = 0.0
 
     def write(self, folder: Path) -> None:
@@ -185,50 +184,56 @@ class _Writing:
         write_checksums(folder)
 
     def _write_merged(self, folder: Path) -> None:
-        model = self.policy.model
+        model, as_saved = self.policy.model, self.asked == "auto"
+        merging.check_full_precision(self.policy.network)
+        dtype: torch.dtype = self.policy.network.dtype
+        if not as_saved:
+            dtype = getattr(torch, self.asked)
+        precisions = merging.raise_to_float32(model)
+        comparison = Comparison.of(self.policy, self.tolerance)
         network = merging.merge(model) if isinstance(model, PeftModel) else model
-        self.comparison.check(network, "The merged weights")
-        merging.bring_to(network, self.precisions, self.dtype)
-        network.config.dtype = self.dtype
+        comparison.check(network, "The merged weights")
+        merging.bring_to(network, precisions if as_saved else {}, dtype)
+        network.config.dtype = dtype
         network.save_pretrained(folder)
         merging.raise_to_float32(network)
-        rounded = self.comparison.logprobs(network)
+        rounded = comparison.logprobs(network)
         # Frees the memory that loading the folder takes.
         network.to(device="meta")  # type: ignore[call-arg]  # as in torch, behind a decorator
         again = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=self.policy.trust_remote_code
         )
-        self.comparison.check(again.eval(), "The folder", rounded)
-        self.difference = self.comparison.difference(again)
+        comparison.check(again.eval(), "The folder", rounded)
+        self.precision = str(dtype).removeprefix("torch.")
+        self.tokens, self.difference = len(comparison.trained), comparison.difference(again)
 
     def _write_adapter(self, folder: Path) -> None:
         model = self.policy.model
         assert isinstance(model, PeftModel)
-        save_adapter(model, folder)
-        path = folder / ADAPTER
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        settings["base_model_name_or_path"] = self.origin.name
-        settings["revision"] = self.origin.revision or None
-        write_json(path, settings)
-        self.policy.network.generation_config.save_pretrained(folder)
+        network = self.policy.network
+        self.tensors = write_adapter(model, folder, self.origin)
+        network.generation_config.save_pretrained(folder)
         self.precision = "float32"  # As adapters are trained.
-        with warnings.catch_warnings():
-            # PEFT asks a transformers model by a former name.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-            again = PeftModel.from_pretrained(model.unload(), str(folder)).eval()
-        self.difference = self.comparison.check(again, "The folder")
 
     def _made(self, versions: Mapping[str, str]) -> Made:
         model = type(self.policy.network)
-        loader = "transformers" if self.kind == "merged" else "PEFT"
+        if self.kind == "merged":
+            check = (
+                "Loaded again by plain transformers and computed in float32, these files give "
+                f"{self.tokens} answer tokens the log-probabilities of the trained policy to "
+                f"{self.difference:.1e}."
+            )
+        else:
+            check = (
+                f"Loaded again by plain PEFT, all {self.tensors} tensors of these files are those "
+                "that were trained, bit for bit."
+            )
         return Made(
             kind=self.kind,
             base=self.origin,
             model_class=f"{model.__module__}.{model.__qualname__}",
             precision=self.precision,
-            check=f"Loaded again by plain {loader} and computed in float32, these files give "
-            f"{self.tokens} answer tokens the log-probabilities of the trained policy to "
-            f"{self.difference:.1e}.",
+            check=check,
             versions=versions,
         )
 
@@ -245,6 +250,7 @@ class _Writing:
             "max_prompt_tokens": self.policy.max_prompt_tokens,
             "compared_tokens": self.tokens,
             "largest_difference": self.difference,
+            "compared_tensors": self.tensors,
             "versions": dict(versions),
         }
 

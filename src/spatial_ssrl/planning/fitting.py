@@ -72,7 +72,7 @@ def fitted(planner: Planner, capacity: int) -> Fit:
 
     Args:
         planner: Knows the run.
-        capacity: Bytes of the card.
+        capacity: Bytes that it may need, such as `Card.usable`.
 
     Raises:
         ConfigError: If nothing of this is enough.
@@ -191,8 +191,9 @@ def _lowered(trial: _Trial, capacity: int) -> _Trial:
         return _with_less(trial, *together)
     least = _with_less(trial, 1, keys).needed
     raise ConfigError(
-        f"no settings make the run fit {capacity / 2**30:.2f} GiB: with one completion at a time, "
-        f"small pictures and short completions it still needs {least / 2**30:.2f}; load weights "
+        f"no settings make the run fit the {capacity / 2**30:.2f} GiB it may use: with one "
+        "completion at a time, small pictures and short completions it still needs "
+        f"{least / 2**30:.2f}; load weights "
         "in 4 bits (model.policy.quantization with model.policy.lora), or choose a smaller model "
         "or a larger card."
     )

@@ -17,6 +17,7 @@ from spatial_ssrl.planning.rehearsal import Rehearsal, Step, unloaded_twin
 from spatial_ssrl.planning.source import GhostSource
 from spatial_ssrl.policies.adapters import LoraSettings
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
+from spatial_ssrl.policies.lora_targets import ALL_LINEAR, as_expression
 from spatial_ssrl.policies.pixel_budget import PixelBudget
 from spatial_ssrl.rollout import InProcess
 from spatial_ssrl.training import PolicyModule, RLModule
@@ -25,7 +26,8 @@ from spatial_ssrl.training import PolicyModule, RLModule
 CUDA_CONTEXT = 600 * 2**20  # driver, kernels and the workspaces of libraries
 FRAGMENTATION = 0.05  # share of all tensors that the allocator reserves and cannot use
 
-# Rank of an adapter that is not there yet: that of the cold start that comes with the library.
+# Rank of an adapter that is not there yet, on all linear layers: as the cold start that comes with
+# the library makes it.
 _RANK = 128
 
 # Tokens of a worked answer of the cold start.
@@ -197,11 +199,12 @@ def _adapter_taken_as_fresh(policy: HFVisionLanguagePolicy) -> tuple[str, ...]:
     if policy.adapter is None:
         return ()
     path = policy.adapter / "adapter_config.json"
-    settings = LoraSettings(rank=_RANK) if policy.lora is None else policy.lora
+    settings = policy.lora or LoraSettings(rank=_RANK, target_modules=ALL_LINEAR)
     if path.is_file():
         saved = json.loads(path.read_text(encoding="utf-8"))
-        settings = replace(settings, rank=int(saved["r"]))
-        said = f"adapter: rank {settings.rank}, of {policy.adapter}, on {settings.target_modules}"
+        layers = as_expression(saved["target_modules"])
+        settings = replace(settings, rank=int(saved["r"]), target_modules=layers)
+        said = f"adapter: rank {settings.rank}, of {policy.adapter}"
     else:
         said = f"adapter: {policy.adapter} is not there yet; rank {settings.rank} is assumed"
     policy.adapter, policy.lora = None, settings

@@ -16,7 +16,7 @@ from spatial_ssrl.core.batches import PromptBatch, Rollouts, ScoredRollouts
 from spatial_ssrl.planning import parts
 from spatial_ssrl.planning.ghosts import Ghosts
 from spatial_ssrl.planning.ledger import Ledger, Peak
-from spatial_ssrl.planning.script import STEPS, Scripted, first_passes
+from spatial_ssrl.planning.script import STEPS, Scripted, first_passes, parting_tokens
 from spatial_ssrl.planning.source import GhostSource, ready_bitsandbytes
 from spatial_ssrl.policies.attention_parts import as_on_other_devices
 from spatial_ssrl.policies.base import ReadState
@@ -154,7 +154,7 @@ class Rehearsal:
         few = _without_pictures(prompt, step.questions)
         learns = isinstance(self.module, RLModule)
         shape = (step.questions * step.group_size, step.completion)
-        rollouts = _rollouts(shape, step.group_size if learns else 1, logprobs=None)
+        rollouts = self._rollouts(shape, step.group_size if learns else 1, logprobs=None)
         limits = step.micro_batch, step.micro_batch_tokens
         found = parts_of(self.policy, few, rollouts, range(step.questions), *limits)
         return tuple((len(part.questions), len(part.completions)) for part in found)
@@ -205,7 +205,7 @@ class Rehearsal:
         assert isinstance(self.module, RLModule)
         module, shape = self.module, (step.questions * step.group_size, step.completion)
         self.stage.enter(UPDATE, parts.LANGUAGE)
-        rollouts = _rollouts(shape, step.group_size, logprobs=torch.zeros(shape))
+        rollouts = self._rollouts(shape, step.group_size, logprobs=torch.zeros(shape))
         live = range(step.questions)
         limits = step.micro_batch, step.micro_batch_tokens
         reference = None
@@ -255,7 +255,7 @@ class Rehearsal:
     def _learn(self, prompts: PromptBatch, step: Step) -> None:
         """Rehearse a step of the cold start."""
         self.stage.enter(UPDATE, parts.LANGUAGE)
-        given = _rollouts((step.questions, step.completion), 1, logprobs=None)
+        given = self._rollouts((step.questions, step.completion), 1, logprobs=None)
         batch = replace(prompts, targets=given.tokens, target_mask=given.mask)
         limits = step.micro_batch, step.micro_batch_tokens
         passes = list(parts_of(self.policy, batch, given, range(step.questions), *limits))
@@ -265,6 +265,23 @@ class Rehearsal:
     def _loss_of(self, batch: PromptBatch, rows: list[int]) -> Tensor:
         part = self.policy.select(batch, rows)
         return -self.policy.logprobs(part, part.given_completions()).sum()
+
+    def _rollouts(
+        self, shape: tuple[int, int], group_size: int, logprobs: Tensor | None
+    ) -> Rollouts:
+        """Return completions of full length, all of them different if they can be."""
+        rows = shape[0]
+        tokens = torch.zeros(shape, dtype=torch.int64)
+        for column in range(min(shape[1], STEPS)):
+            tokens[:, column] = parting_tokens(self.policy, rows, column)
+        return Rollouts(
+            tokens=tokens,
+            mask=torch.ones(shape, dtype=torch.bool),
+            logprobs=logprobs,
+            texts=("",) * rows,
+            truncated=torch.ones(rows, dtype=torch.bool),
+            group_size=group_size,
+        )
 
     def _accumulate(self, several: bool) -> None:
         """Let gradients of earlier passes be there, if there are any."""
@@ -342,19 +359,4 @@ def _without_pictures(prompt: PromptBatch, questions: int) -> PromptBatch:
         attention_mask=prompt.attention_mask.expand(questions, -1),
         vision={},
         questions=prompt.questions * questions,
-    )
-
-
-def _rollouts(shape: tuple[int, int], group_size: int, logprobs: Tensor | None) -> Rollouts:
-    """Return completions of full length, all of them different."""
-    rows = shape[0]
-    tokens = torch.zeros(shape, dtype=torch.int64)
-    tokens[:, 0] = torch.arange(rows)
-    return Rollouts(
-        tokens=tokens,
-        mask=torch.ones(shape, dtype=torch.bool),
-        logprobs=logprobs,
-        texts=("",) * rows,
-        truncated=torch.ones(rows, dtype=torch.bool),
-        group_size=group_size,
     )

@@ -13,6 +13,7 @@ from spatial_ssrl.planning.optimizers import saved_by_8_bit_states
 from spatial_ssrl.planning.parts import PARTS
 from spatial_ssrl.planning.plan import Overheads, Planner
 from spatial_ssrl.planning.prediction import Prediction
+from spatial_ssrl.planning.sizes import Card
 
 _GIB = 2**30
 
@@ -21,19 +22,19 @@ _WORTH_SAYING = 0.02
 
 
 def report(
-    planner: Planner, prediction: Prediction, capacity: int | None, found: list[Limit]
+    planner: Planner, prediction: Prediction, card: Card | None, found: list[Limit]
 ) -> RenderableType:
     """Return what a run needs, whether it fits, how large it may be, and what was assumed.
 
     Args:
         planner: Knows the run.
         prediction: Of the run.
-        capacity: Bytes of the card, if one was named.
+        card: The card, if one was named.
         found: The largest values that fit it.
     """
     parts: list[RenderableType] = [_memory(planner, prediction)]
-    if capacity is not None:
-        parts += [_verdict(planner, prediction, capacity), _sizes(found)]
+    if card is not None:
+        parts += [_verdict(planner, prediction, card), _sizes(found)]
     parts.append(Text("Assumed:\n" + "\n".join(f"  {line}" for line in assumptions(planner))))
     return Group(*parts)
 
@@ -78,14 +79,15 @@ def _memory(planner: Planner, prediction: Prediction) -> Table:
     return table
 
 
-def _verdict(planner: Planner, prediction: Prediction, capacity: int) -> Text:
-    needed = planner.needed(prediction)
-    if needed <= capacity:
-        spare = capacity - needed
-        return Text(f"Fits {_gib(capacity)} GiB; {_gib(spare)} GiB are left.\n", style="green")
-    text = f"Does not fit {_gib(capacity)} GiB; {_gib(needed - capacity)} GiB are missing.\n"
+def _verdict(planner: Planner, prediction: Prediction, card: Card) -> Text:
+    spare = card.usable - planner.needed(prediction)
+    margin = f" with {_gib(card.size - card.usable)} of them kept free" if card.margin else ""
+    if spare >= 0:
+        text = f"Fits {_gib(card.size)} GiB{margin}; {_gib(spare)} more are left.\n"
+        return Text(text, style="green")
+    text = f"Does not fit {_gib(card.size)} GiB{margin}; {_gib(-spare)} are missing.\n"
     saved = saved_by_8_bit_states(planner, prediction)
-    if saved > _WORTH_SAYING * capacity:
+    if saved > _WORTH_SAYING * card.usable:
         text += (
             f"An optimiser with paged 8-bit states (bitsandbytes.optim.PagedAdamW8bit) would take "
             f"about {_gib(saved)} GiB less; it changes results a little, so --write does not set "

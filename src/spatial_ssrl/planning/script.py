@@ -30,7 +30,8 @@ _PASSES = 2
 class Scripted(InProcess):
     """Decides what ghosts cannot: which tokens are drawn, and that most steps are left out.
 
-    All completions of a question part at the first token. One of them ends a step before the
+    All completions of a question part at the first token, or at the second where they outnumber
+    the vocabulary. One of them ends a step before the
     last, for which the cache of the others is copied: the most that sampling ever keeps.
 
     Args:
@@ -51,7 +52,7 @@ class Scripted(InProcess):
         """Draw as always, for the memory of it, and take other tokens."""
         policy = self.rehearsal.policy
         drawn, logprobs = super().choose(scores, row, *rest)
-        tokens = _some_tokens(policy, len(drawn))
+        tokens = parting_tokens(policy, len(drawn), self.decoded)
         if len(drawn) > 1 and self.decoded == min(self.length, STEPS) - 2:
             tokens[-1] = policy.end_token_ids[0]
         stage = self.rehearsal.stage
@@ -105,7 +106,21 @@ def first_passes(policy: Any) -> Iterator[None]:
         del policy.logprobs
 
 
-def _some_tokens(policy: HFVisionLanguagePolicy, count: int) -> Tensor:
-    """Return tokens none of which ends a completion, all different."""
-    tokens = torch.arange(count + len(policy.end_token_ids))
-    return tokens[~torch.isin(tokens, torch.tensor(policy.end_token_ids))][:count]
+def parting_tokens(policy: HFVisionLanguagePolicy, count: int, step: int) -> Tensor:
+    """Return a token of text for each completion, none of which ends it.
+
+    A completion says its number, digit by digit, the lowest first: each step parts as many of
+    them as can be.
+
+    Args:
+        policy: Whose tokens they are.
+        count: Completions, L.
+        step: Which of their tokens, from 0.
+
+    Returns:
+        Shape (L,), int64.
+    """
+    others = torch.tensor([*policy.end_token_ids, *policy.media_token_ids])
+    tokens = torch.arange(min(policy.vocabulary_size, count + len(others)))
+    tokens = tokens[~torch.isin(tokens, others)]
+    return tokens[torch.arange(count) // len(tokens) ** step % len(tokens)]

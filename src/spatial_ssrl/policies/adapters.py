@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +17,12 @@ from transformers import PreTrainedModel
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies.adapted import Adapted, AdapterConfig
 from spatial_ssrl.policies.freezing import FrozenParts
-from spatial_ssrl.policies.module_names import ending_in, nothing_matches
+from spatial_ssrl.policies.lora_targets import check_found, targets_for_peft
+from spatial_ssrl.policies.module_names import ending_in
 
 _log = logging.getLogger(__name__)
+
+_BASE_CLASS = "base_model_class"  # PEFT's own name for the kind of model an adapter is for
 
 _WRAPPED = "base_model.model."  # in front of the names of a model's modules under PEFT
 
@@ -37,8 +39,11 @@ class LoraSettings:
         dora: Train the length of each row of a weight apart from its direction, which the
             low-rank update then changes (DoRA). Slower: each pass multiplies out the update.
         dropout: Probability of dropping an input of the adapter while training, in [0, 1).
-        target_modules: "all-linear" (every linear layer but the vocabulary head), a regular
-            expression over full module names, or a list of name endings.
+        target_modules: "language-model" (every linear layer of the language model but the
+            vocabulary head), "all-linear" (those of the vision tower and the projector too), a
+            regular expression over full module names, or a list of name endings. None takes what
+            policies/families.py says: "language-model" for models from a hub, "all-linear" for
+            TinyVLM. Where the language model is frozen, None is "all-linear" in what is not.
         modules_to_save: Names of modules trained in full and saved with the adapter.
 
     Raises:
@@ -51,7 +56,7 @@ class LoraSettings:
     rank: int = 16
     alpha: float = 32
     dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] | None = None
     modules_to_save: list[str] | None = None
     rank_stabilized: bool = False
     dora: bool = False
@@ -63,9 +68,10 @@ class LoraSettings:
             raise ConfigError(f"lora.alpha must be above 0, got {self.alpha}.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"lora.dropout must be in [0, 1), got {self.dropout}.")
-        if not self.target_modules:
+        if self.target_modules is not None and not self.target_modules:
             raise ConfigError(
-                'lora.target_modules is empty; use "all-linear", a regular expression or names.'
+                'lora.target_modules is empty; use "language-model", "all-linear", a regular '
+                "expression or names."
             )
 
 
@@ -90,29 +96,35 @@ def add_adapter(
 
     from spatial_ssrl.policies.lora_linear import quicken
 
+    targets = targets_for_peft(network, settings.target_modules, frozen)
+    _check_saved_modules(network, settings.modules_to_save or (), frozen)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         use_rslora=settings.rank_stabilized,
         use_dora=settings.dora,
-        # Copies, to which PEFT adds names.
-        target_modules=copy(settings.target_modules),
+        target_modules=targets,
+        # A copy, to which PEFT adds names.
         modules_to_save=copy(settings.modules_to_save),
         exclude_modules=frozen.pattern(),
         revision=revision,
         # One trained copy of an embedding and the head tied to it, as merging needs.
         ensure_weight_tying=_saves_tied(network, settings.modules_to_save or ()),
         task_type="CAUSAL_LM",
+        # Models of other families may have layers of the same names and shapes.
+        auto_mapping={
+            _BASE_CLASS: type(network).__name__,
+            "parent_library": type(network).__module__,
+        },
     )
-    _check_modules(network, settings, frozen)
     try:
         with _quietly():
             model = get_peft_model(network, config)
     except ValueError as error:
         raise ConfigError(
             f"LoRA could not be put on {type(network).__name__} with lora.target_modules = "
-            f"{settings.target_modules!r}: {str(error).splitlines()[0]}"
+            f"{targets!r}: {str(error).splitlines()[0]}"
         ) from error
     quicken(model)
     return model
@@ -160,6 +172,7 @@ def load_adapter(
             f"one side only, the first {min(odd)!r}; name the model it was trained on."
         )
     saved = cast(AdapterConfig, model.peft_config["default"])
+    _check_kind(folder, saved, network)
     if settings is not None:
         _check_settings(folder, saved, settings)
     _adopt(folder, saved, network, revision)
@@ -173,6 +186,15 @@ def load_adapter(
         )
     quicken(model)
     return model
+
+
+def _check_kind(folder: Path, saved: AdapterConfig, network: PreTrainedModel) -> None:
+    kind = (saved.auto_mapping or {}).get(_BASE_CLASS)  # Only what we save always has it.
+    if kind not in (None, type(network).__name__):
+        raise ConfigError(
+            f"adapter: {folder} does not fit {type(network).__name__}: it was trained on a {kind}; "
+            "name the model it was trained on."
+        )
 
 
 def _check_settings(folder: Path, saved: AdapterConfig, settings: LoraSettings) -> None:
@@ -233,20 +255,13 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _check_modules(network: PreTrainedModel, settings: LoraSettings, frozen: FrozenParts) -> None:
+def _check_saved_modules(
+    network: PreTrainedModel, endings: Sequence[str], frozen: FrozenParts
+) -> None:
     names = [name for name, _ in network.named_modules() if name]
-    targets = settings.target_modules
-    if isinstance(targets, list):
-        for ending in targets:
-            _check_found("target_modules", ending, ending_in(ending, names), names, frozen)
-    else:
-        found = [name for name in names if re.fullmatch(targets, name)]
-        if targets == "all-linear":
-            found = _linear_layers(network)
-        _check_found("target_modules", targets, found, names, frozen)
-    for ending in settings.modules_to_save or ():
+    for ending in endings:
         found = ending_in(ending, names)
-        _check_found("modules_to_save", ending, found, names, frozen)
+        check_found("modules_to_save", ending, found, names, frozen)
         if any(_holds_four_bits(network.get_submodule(name)) for name in found):
             raise ConfigError(
                 f"lora.modules_to_save {ending!r} names modules whose weights are in 4 bits and "
@@ -257,31 +272,6 @@ def _check_modules(network: PreTrainedModel, settings: LoraSettings, frozen: Fro
                 f"lora.modules_to_save {ending!r} would train {inside[0]!r}, which freeze "
                 f"({', '.join(frozen.groups)}) keeps as it is; leave it out of one of them."
             )
-
-
-def _linear_layers(network: PreTrainedModel) -> list[str]:
-    head = network.get_output_embeddings()
-    return [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    ]
-
-
-def _check_found(
-    key: str,
-    wanted: str,
-    found: Sequence[str],
-    names: Sequence[str],
-    frozen: FrozenParts,
-) -> None:
-    if not found:
-        raise ConfigError(nothing_matches(f"lora.{key}", wanted, names))
-    if all(name in frozen for name in found):
-        raise ConfigError(
-            f"lora.{key} {wanted!r} matches frozen modules only, such as {found[0]!r} (freeze: "
-            f"{', '.join(frozen.groups)}); leave it out of one of them."
-        )
 
 
 def _holds_four_bits(module: nn.Module) -> bool:

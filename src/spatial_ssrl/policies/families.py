@@ -20,6 +20,9 @@ from spatial_ssrl.policies.image_packing import Packing
 
 FreezeGroup = Literal["vision_tower", "projector", "language_model"]
 
+# Which layers get adapters where a run does not say: linear ones, the vocabulary head never.
+LoraTargets = Literal["language-model", "all-linear"]
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -33,19 +36,36 @@ class Family:
         packing: How outputs of its processor are packed, by name.
         mutual_images: Whether the tokens of a picture see one another both ways, as
             `token_type_ids` 1 marks them.
+        lora_targets: What gets adapters unless a run says otherwise, as in `LoraSettings`. A
+            pre-trained vision tower and its projector stay as they are by default: they know
+            pictures already, and without gradients their activations need not be kept.
     """
 
     packing: Mapping[str, Packing] = field(default_factory=dict)
     mutual_images: bool = False
+    lora_targets: LoraTargets = "language-model"
 
 
-# By `model_type`. Types that are not here are taken to need nothing told.
+# By `model_type`. Types that are not here are taken to need nothing told. For all but ours the
+# targets are q, k, v, o, gate, up and down of every decoder layer. Sources, read for what each
+# leaves alone: `find_all_linear_names` of LLaVA's train.py (towers, projectors, the head) for the
+# LLaVA kind; `wrap_llm_lora` of InternVL's modeling_internvl_chat.py (the seven names, in the
+# language model only) for InternVL; `freeze_vision_tower`, true by default, of LLaMA-Factory's
+# finetuning_args.py for the Qwen kind. For Gemma 3 and Idefics3 / SmolVLM, whose decoders have
+# the same seven layers, by analogy. All seven, where PEFT's own table has q and v: QLoRA
+# (arXiv:2305.14314, section 4) needed every linear layer of a block to match full fine-tuning.
 FAMILIES: Mapping[str, Family] = {
     "gemma3": Family({"pixel_values": "tile"}, mutual_images=True),
+    "idefics3": Family(),
     "internvl": Family({"pixel_values": "tile"}),
     "llava": Family({"pixel_values": "image"}),
     "llava_onevision": Family({"pixel_values": "image"}),
-    "tiny_vlm": Family({"pixel_values": "image"}),
+    "qwen2_vl": Family(),
+    "qwen2_5_vl": Family(),
+    "qwen3_vl": Family(),
+    "smolvlm": Family(),
+    # Trained from scratch by a short cold start: its encoder is no better settled than the rest.
+    "tiny_vlm": Family({"pixel_values": "image"}, lora_targets="all-linear"),
 }
 
 # Names models give to their vision tower, most specific first.

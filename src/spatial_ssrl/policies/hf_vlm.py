@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from spatial_ssrl.core.batches import PromptBatch, Rollouts
 from spatial_ssrl.core.errors import ConfigError, PolicyNotLoaded
@@ -25,7 +25,6 @@ from spatial_ssrl.policies.base import (
     ReadState,
     Trained,
 )
-from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.collate import PromptCollator
 from spatial_ssrl.policies.counting import TokenCount, repeated_tokens
 from spatial_ssrl.policies.fixed_step import FixedStep, can_be_fixed
@@ -39,6 +38,7 @@ from spatial_ssrl.policies.pixel_budget import PixelBudget, hand_over
 from spatial_ssrl.policies.prompt_budget import PromptBudget, PromptLimit
 from spatial_ssrl.policies.quantization import QuantSettings, load_in_four_bits
 from spatial_ssrl.policies.quick_layers import quicken_layers
+from spatial_ssrl.policies.reading import read_further, read_prompts
 from spatial_ssrl.policies.recomputation import prepare_recomputation
 from spatial_ssrl.policies.reference import Reference
 from spatial_ssrl.policies.repeated import repeated_logprobs
@@ -237,49 +237,13 @@ class HFVisionLanguagePolicy(PolicyBackbone):
 
     def read(self, prompts: PromptBatch) -> ReadState:
         """Run the vision tower and the language model over each prompt once."""
-        inner = families.inner_model(self.network)
-        positions, following = families.prompt_positions(inner, prompts)
-        cache = DynamicCache()
         self.tokens += TokenCount(computed=prompts.input_ids.numel())
-        output = inner(
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask.long(),
-            position_ids=positions,
-            use_cache=True,
-            **{CACHE: cache},
-            **{name: value for name, value in prompts.vision.items() if name in self.inputs},
-        )
-        return ReadState(
-            cache=cache,
-            mask=prompts.attention_mask,
-            position=following,
-            hidden=output.last_hidden_state[:, -1],
-        )
+        return read_prompts(self.network, prompts, self.inputs)
 
     def read_on(self, state: ReadState, tokens: Tensor, mask: Tensor) -> tuple[ReadState, Tensor]:
         """Continue rows that were read with further tokens, (R, K), right padded."""
-        inner = families.inner_model(self.network)
-        seen = torch.cat([state.mask, mask], dim=1)
         self.tokens += TokenCount(computed=tokens.numel())
-        with group_cache.attending_to_groups(self.network, state.cache):
-            output = inner(
-                input_ids=tokens,
-                attention_mask=seen.long(),
-                position_ids=families.next_positions(inner, state.position, mask),
-                use_cache=True,
-                **{CACHE: state.cache},
-            )
-        hidden: Tensor = output.last_hidden_state
-        count = mask.long().sum(-1)
-        rows = torch.arange(len(count), device=count.device)
-        last = hidden[rows, (count - 1).clamp(min=0)]
-        after = ReadState(
-            cache=state.cache,
-            mask=seen,
-            position=state.position + count,
-            hidden=torch.where(count[:, None] > 0, last, state.hidden),
-        )
-        return after, hidden
+        return read_further(self.network, state, tokens, mask)
 
     @property
     def keeps_prompts_once(self) -> bool:

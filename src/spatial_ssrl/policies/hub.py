@@ -153,6 +153,8 @@ class ModelSource:
         if Path(self._location()).is_dir():
             if what == "processor":
                 return "; save the processor and tokenizer of the base model into the folder"
+            if what == "weights" and "no file named" in text:
+                return "; copy or download them into the folder."
             return "."
         return (
             f"; looked in the cache ({constants.HF_HUB_CACHE}) and at {constants.ENDPOINT}"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spatial_ssrl.core.errors import ConfigError
 from spatial_ssrl.policies.base import PolicyBackbone
+from spatial_ssrl.training.model_settings import model_settings
 
 _TENSORS, _VALUES = 64, 16  # Tensors of the base that are looked at, and numbers of each.
 _PACKAGES = ("spatial-ssrl", "torch", "transformers", "peft", "lightning", "bitsandbytes")
@@ -41,7 +42,9 @@ def fingerprint_of(run: Run) -> dict[str, Any]:
     """Return what a run is, as plain values and small tensors, which load with `weights_only=True`.
 
     The base model is told again by a few numbers of weights that training leaves alone, wherever
-    they come from; nothing is read from files.
+    they come from, and by its configuration and tokenizer; nothing is read from files. Where all
+    weights are trained, those of the base matter no more: the checkpoint holds every one, and the
+    reference of RL as it began.
 
     Args:
         run: A module with a loaded policy, and a Trainer.
@@ -51,6 +54,7 @@ def fingerprint_of(run: Run) -> dict[str, Any]:
         "base": _named(run.policy),
         "weights": _samples(run.policy),
         "settings": _settings(run),
+        "model": model_settings(run.policy),
         "versions": _versions(),
     }
 
@@ -76,8 +80,9 @@ def check_fingerprint(before: Mapping[str, Any], run: Run, fitting: bool) -> Non
     # The cold start and RL differ on purpose.
     if not fitting or before["module"] != now["module"]:
         return
-    old, new = dict(before["settings"]), dict(now["settings"])
-    if not before["weights"]:  # All weights come from the checkpoint, what else does from its name.
+    old = before["settings"] | before.get("model", {})  # Older ones do not have it.
+    new = now["settings"] | now["model"]
+    if not before["weights"]:  # All weights come from the checkpoint; its card names this base.
         old["policy.model"], new["policy.model"] = before["base"], now["base"]
     if changes := _changes(old, new):
         rank_zero_warn(

@@ -28,7 +28,8 @@ def export(
     """Write the policy of a run as a folder that plain transformers and peft load.
 
     With the processor, a model card and checksums. What was written is loaded again and must give
-    the log-probabilities of the trained policy; otherwise nothing is left behind.
+    the log-probabilities of the trained policy, or be its adapter bit for bit; otherwise nothing
+    is left behind.
 
     Args:
         run: Folder of the run.
@@ -38,7 +39,7 @@ def export(
         checkpoint: Lightning checkpoint (.ckpt) to take instead of the policy saved last.
         base: Hub id or folder of the base model, if it is no longer where training found it.
         dtype: Precision of merged weights; "auto" keeps that of the base model.
-        tolerance: Largest difference of log-probabilities allowed, in nats.
+        tolerance: Largest difference of log-probabilities allowed with --merge, in nats.
         push: Hub id, such as me/my-model, to upload the folder to as well; private if new.
     """
     if merge == adapter:
@@ -53,10 +54,13 @@ def export(
     print(f"made from {done.weights}")
     if done.newer is not None:
         print(f"{done.newer} is newer; export it with --checkpoint.")
-    print(
-        f"log-probabilities of {done.tokens} answer tokens, loaded again in {done.precision}: "
-        f"at most {done.difference:.1e} from the trained policy"
-    )
+    if merge:
+        print(
+            f"log-probabilities of {done.tokens} answer tokens, loaded again in {done.precision}: "
+            f"at most {done.difference:.1e} from the trained policy"
+        )
+    else:
+        print(f"{done.tensors} tensors, loaded again by plain PEFT: those trained, bit for bit")
     if push is not None:
         print(upload(out, push))
     print(out)
