@@ -33,7 +33,11 @@ def half_precision(base: Path, folder: Path) -> Path:
     ("dtype", "saved", "loaded"),
     [
         ("auto", None, torch.bfloat16),
-        ("float32", ["merger", "lm_head"], torch.float32),  # Would be rounded beside bfloat16.
+        (
+            "float32",
+            ["merger", "lm_head"],
+            torch.bfloat16,
+        ),  # Trained ones are in float32 all the same.
     ],
 )
 def test_the_base_stays_as_it_was_trained_and_the_bits_are_those_trained(

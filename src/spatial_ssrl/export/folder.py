@@ -70,8 +70,8 @@ def export_run(
     An adapter is merged into a fresh copy of the base model in float32 (4 bytes a weight), never
     into 4-bit weights. What was written is loaded again by plain transformers, and must give worked
     answers to a few questions the log-probabilities of the trained policy. An adapter alone is
-    loaded again by plain PEFT and must be the trained one bit for bit; its base lies in memory in
-    the precision it was trained beside (2 bytes a weight in bfloat16).
+    loaded again by plain PEFT and must be the trained one bit for bit; its base lies in memory as
+    it was saved (2 bytes a weight in bfloat16).
 
     Args:
         run: Folder of the run.
@@ -95,7 +95,7 @@ def export_run(
     if kind == "adapter" and dtype != "auto":
         raise ConfigError("dtype: an adapter stays in float32, as it was trained; leave dtype out.")
     _check_apart(out, opened, origin)
-    policy = trained_policy(opened, base, keep_dtype=kind == "adapter")
+    policy = trained_policy(opened, base)
     writing = _Writing(opened, origin, kind, policy, dtype, tolerance)
     write_folder(out, writing.write)
     return Export(

@@ -124,7 +124,6 @@ def trained_policy(
     base: str | None = None,
     full_precision: bool = True,
     quantization: QuantSettings | None = None,
-    keep_dtype: bool = False,
 ) -> HFVisionLanguagePolicy:
     """Return the policy with the weights it learned, loaded.
 
@@ -133,8 +132,6 @@ def trained_policy(
         base: Hub id or folder of the base model, where it is no longer where training found it.
         full_precision: Load the base as it was saved, even if it was trained in 4 bits.
         quantization: Load the base in 4 bits, even if it was trained otherwise.
-        keep_dtype: Load the base in the precision of the run, not in that it was saved in: what
-            was trained in full beside an adapter takes it.
 
     Raises:
         ConfigError: If the base model cannot be had, the weights do not fit it, or they are every
@@ -147,7 +144,7 @@ def trained_policy(
     adapted = policy.lora is not None or policy.adapter is not None
     if full_precision:
         policy.quantization = None
-        policy.dtype = "auto" if adapted and not keep_dtype else policy.dtype
+        policy.dtype = "auto" if adapted else policy.dtype
     if quantization is not None:
         if run.is_checkpoint and not adapted:
             raise ConfigError(

@@ -19,6 +19,7 @@ from spatial_ssrl.policies.adapted import Adapted, AdapterConfig
 from spatial_ssrl.policies.freezing import FrozenParts
 from spatial_ssrl.policies.lora_targets import check_found, targets_for_peft
 from spatial_ssrl.policies.module_names import ending_in
+from spatial_ssrl.policies.saved_modules import raise_saved_modules
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class LoraSettings:
             regular expression over full module names, or a list of name endings. None takes what
             policies/families.py says: "language-model" for models from a hub, "all-linear" for
             TinyVLM. Where the language model is frozen, None is "all-linear" in what is not.
-        modules_to_save: Names of modules trained in full and saved with the adapter.
+        modules_to_save: Names of modules trained in full, in float32, and saved with the adapter.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -126,6 +127,7 @@ def add_adapter(
             f"LoRA could not be put on {type(network).__name__} with lora.target_modules = "
             f"{targets!r}: {str(error).splitlines()[0]}"
         ) from error
+    raise_saved_modules(model, network.get_output_embeddings())
     quicken(model)
     return model
 
@@ -150,7 +152,12 @@ def load_adapter(
         ConfigError: If the folder holds no adapter, or one made for another model, with other
             settings, or for frozen parts only.
     """
-    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+    from peft import (
+        PeftModel,
+        get_peft_model_state_dict,
+        load_peft_weights,
+        set_peft_model_state_dict,
+    )
 
     from spatial_ssrl.policies.lora_linear import quicken
 
@@ -161,12 +168,12 @@ def load_adapter(
     try:
         with _quietly():
             model = PeftModel.from_pretrained(network, str(folder), is_trainable=True)
-        names = load_peft_weights(str(folder), device="cpu").keys()
+        state = load_peft_weights(str(folder), device="cpu")
     except (ValueError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"adapter: {folder} does not fit {type(network).__name__}: {_reason(error)}"
         ) from error
-    if odd := names ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+    if odd := state.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
         raise ConfigError(
             f"adapter: {folder} does not fit {type(network).__name__}: {len(odd)} tensors are on "
             f"one side only, the first {min(odd)!r}; name the model it was trained on."
@@ -179,6 +186,8 @@ def load_adapter(
     for name, parameter in model.named_parameters():
         if name.removeprefix(_WRAPPED) in frozen:
             parameter.requires_grad_(False)
+    if raise_saved_modules(model, network.get_output_embeddings()):
+        set_peft_model_state_dict(model, state)  # What PEFT has rounded.
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(
             f"adapter: {folder} adapts frozen groups only, so nothing would be trained; change "
