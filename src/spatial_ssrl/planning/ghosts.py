@@ -42,7 +42,8 @@ class Ghosts:
     """Context in which floating-point tensors take no memory and every allocation is noted.
 
     Data that comes in from outside goes through `ghost` first. Code sees ghosts on the CPU, so
-    that it finds them beside the real tensors. One context at a time, in one thread.
+    that it finds them beside the real tensors. One context at a time, in one thread: PyTorch
+    works with one inside, as all that is left to compute is small.
 
     Args:
         ledger: Where allocations are noted.
@@ -57,6 +58,7 @@ class Ghosts:
     def __enter__(self) -> Ghosts:
         """Start."""
         values = _Values(self.ledger, self.known)
+        self._stack.enter_context(_one_thread())
         self._stack.enter_context(_calls_answered(values))
         self._stack.enter_context(values)
         return self
@@ -155,6 +157,20 @@ def _attention(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
     return out
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: for few numbers it takes longer to wake others than to be done.
+
+    On a machine where anything else runs, waiting for them was most of a rehearsal.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
