@@ -43,4 +43,4 @@ def test_a_page_of_help_needs_none_of_the_libraries() -> None:
 def test_a_config_is_printed_without_what_only_models_need(command: str, config: str) -> None:
     """Lightning needs torchmetrics, and with it torchvision, transformers and scipy."""
     found = imported(command, "-c", str(CONFIGS / config), "--print_config")
-    assert not {"peft", "bitsandbytes", "trl", "ray", "vllm", "datasets"} & found
+    assert not {"peft", "bitsandbytes", "timm", "trl", "ray", "vllm", "datasets"} & found

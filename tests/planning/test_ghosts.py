@@ -104,6 +104,31 @@ def test_nothing_is_left_changed() -> None:
     assert not torch.zeros(1).is_meta
 
 
+def test_there_is_one_thread_meanwhile() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with Ghosts(Ledger()):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_made_again_is_new_and_as_before() -> None:
+    """What operations make is looked up the second time."""
+    ledger = Ledger()
+    with Ghosts(ledger):
+        made = [torch.zeros(100) for _ in range(2)]
+        assert ledger.total == 2 * 400
+        numbers = [torch.arange(5, device=made[0].device) for _ in range(2)]
+        numbers[0] += 1
+        assert [entry.tolist() for entry in numbers] == [[1, 2, 3, 4, 5], [0, 1, 2, 3, 4]]
+        assert torch.zeros(3, dtype=torch.float16).dtype is torch.float16
+        assert torch.zeros(3, dtype=torch.uint8).tolist() == [0, 0, 0]
+        assert torch.zeros(3, 2).shape == (3, 2)
+
+
 def test_inference_mode_counts_the_same() -> None:
     """There PyTorch hands over whole operations, some of which return what they were given."""
 

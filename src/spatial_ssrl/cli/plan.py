@@ -116,7 +116,7 @@ def _planner(cli: PlanCLI, cuda: bool) -> Planner:
     if not isinstance(cli.model, PolicyModule) or not isinstance(cli.datamodule, PretextDataModule):
         raise ConfigError("plan reads runs of RLModule or SFTModule on a PretextDataModule.")
     assert isinstance(cli.trainer, Trainer)
-    planner = Planner(cli.model, cli.datamodule, cli.processes, cuda)
+    planner = Planner(cli.model, cli.datamodule, cli.processes, cuda, two_processes=True)
     precision = str(cli.asked.trainer.precision)
     if "mixed" in precision:
         planner.assumed += (f"precision: {precision} is counted without its conversions",)

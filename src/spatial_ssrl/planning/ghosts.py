@@ -42,7 +42,8 @@ class Ghosts:
     """Context in which floating-point tensors take no memory and every allocation is noted.
 
     Data that comes in from outside goes through `ghost` first. Code sees ghosts on the CPU, so
-    that it finds them beside the real tensors. One context at a time, in one thread.
+    that it finds them beside the real tensors. One context at a time, in one thread: PyTorch
+    works with one inside, as all that is left to compute is small.
 
     Args:
         ledger: Where allocations are noted.
@@ -57,6 +58,7 @@ class Ghosts:
     def __enter__(self) -> Ghosts:
         """Start."""
         values = _Values(self.ledger, self.known)
+        self._stack.enter_context(_one_thread())
         self._stack.enter_context(_calls_answered(values))
         self._stack.enter_context(values)
         return self
@@ -101,7 +103,9 @@ class _Values(TorchDispatchMode):
     ) -> Any:
         busy, self.busy = self.busy, True
         try:
-            return self._run(func, args, kwargs or {})
+            # Else each look at a 4-bit weight, whose class answers calls itself, is such a call.
+            with torch._C.DisableTorchFunctionSubclass():
+                return self._run(func, args, kwargs or {})
         finally:
             self.busy = busy
 
@@ -113,7 +117,7 @@ class _Values(TorchDispatchMode):
             return func(*args, **kwargs)
         given = _tensors(args, kwargs)
         if not given:
-            out = _made(func, args, kwargs)
+            out = _made(func, args, kwargs, self.known)
         elif (
             any([tensor.is_meta for tensor in given])
             or _makes_ghost(kwargs)
@@ -155,6 +159,20 @@ def _attention(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
     return out
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: for few numbers it takes longer to wake others than to be done.
+
+    On a machine where anything else runs, waiting for them was most of a rehearsal.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -203,12 +221,18 @@ def _ghost_of(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
 
 
-def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def _made(func: Any, args: Any, kwargs: dict[str, Any], known: dict[Any, Any]) -> Any:
     """Return what a factory makes: ghosts of fractions, real whole numbers."""
-    out = func(*args, **kwargs | {"device": _META})
-    if isinstance(out, Tensor) and not out.dtype.is_floating_point:
-        return func(*args, **kwargs | {"device": _CPU})
-    return out
+    what = (func, _signature(args), _signature(tuple(kwargs.items())))
+    made = known.get(what)
+    if made is None:
+        out = func(*args, **kwargs | {"device": _META})
+        if not isinstance(out, Tensor):
+            return out
+        made = known[what] = _recipe(out)
+    if made.dtype.is_floating_point:
+        return _remade(made)
+    return func(*args, **kwargs | {"device": _CPU})
 
 
 def _makes_ghost(kwargs: dict[str, Any]) -> bool:
@@ -246,7 +270,8 @@ def _on_ghosts(
     """
     if kwargs.get("device") is not None:
         kwargs = kwargs | {"device": _META}
-    args = tuple([_META if isinstance(value, torch.device) else value for value in args])
+    if kind.placed:
+        args = tuple([_META if isinstance(value, torch.device) else value for value in args])
     if kind.fills:
         return _filled(func, args, kwargs)
     if kind.indexes:
@@ -289,7 +314,8 @@ def _signature(values: Any) -> Any:
 def _recipe(out: Any) -> Any:
     """Return how to make a result again: shape, strides and type of each tensor."""
     if isinstance(out, Tensor):
-        return _Made(tuple(out.shape), out.stride(), out.dtype)
+        ghostly = _is_ghostly(out.dtype) or out.numel() > _FEW
+        return _Made(tuple(out.shape), out.stride(), out.dtype, ghostly)
     if isinstance(out, list | tuple):
         return type(out)(map(_recipe, out))
     return out
@@ -297,7 +323,7 @@ def _recipe(out: Any) -> Any:
 
 def _remade(made: Any) -> Any:
     if isinstance(made, _Made):
-        if _is_ghostly(made.dtype) or math.prod(made.shape) > _FEW:
+        if made.ghostly:
             return torch.empty_strided(made.shape, made.stride, dtype=made.dtype, device=_META)
         return torch.zeros(made.shape, dtype=made.dtype)
     if isinstance(made, list | tuple):
@@ -309,6 +335,7 @@ class _Made(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
+    ghostly: bool
 
 
 def _is_ghostly(dtype: torch.dtype) -> bool:

@@ -60,6 +60,7 @@ class Kind:
         reads: Whether it reads a single number.
         compares: Whether it may make a table of comparisons.
         fills: Whether it makes a tensor like another.
+        placed: Whether it may be told a device.
         indexes: Whether its second argument is a list of indices.
         multiplies_4bit: Whether it is a product with a 4-bit weight.
         makes: Whether all it returns is new.
@@ -71,6 +72,7 @@ class Kind:
     reads: bool
     compares: bool
     fills: bool
+    placed: bool
     indexes: bool
     multiplies_4bit: bool
     makes: bool
@@ -86,6 +88,7 @@ class Kind:
             reads=func in _READING,
             compares=func in _COMPARING,
             fills=func in _FILLS,
+            placed=any("Device" in str(argument.type) for argument in func._schema.arguments),
             indexes=func in _INDEXING,
             multiplies_4bit=func.namespace == "bitsandbytes" and "gemm_4bit" in str(func),
             makes=bool(returns) and all(value.alias_info is None for value in returns),

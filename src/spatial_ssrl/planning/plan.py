@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from spatial_ssrl.core.batches import PromptBatch
 from spatial_ssrl.core.errors import ConfigError
@@ -14,6 +15,7 @@ from spatial_ssrl.planning.ledger import Peak
 from spatial_ssrl.planning.prediction import Prediction, Predictor
 from spatial_ssrl.planning.questions import LargestQuestion, largest_question
 from spatial_ssrl.planning.rehearsal import Rehearsal, Step, unloaded_twin
+from spatial_ssrl.planning.second_process import SecondProcess, can_have_second_process
 from spatial_ssrl.planning.source import GhostSource
 from spatial_ssrl.policies.adapters import LoraSettings
 from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
@@ -57,6 +59,11 @@ class Overheads:
         return self.context + self.fragmentation
 
 
+_Asked: TypeAlias = tuple[Step, int | None]
+
+_Second: TypeAlias = SecondProcess[_Asked, Peak | None]
+
+
 class Planner:
     """Predicts the memory of a run and of runs like it.
 
@@ -66,13 +73,20 @@ class Planner:
         processes: How many share each batch.
         cuda: Whether it runs on a card: 4-bit weights are then multiplied in bfloat16, and the
             overheads of a card are added.
+        two_processes: Whether a copy of this process may rehearse sampling while updates are
+            rehearsed here; only where that is safe. Predictions are the same.
 
     Raises:
         ConfigError: If the policy cannot be rehearsed, or its model's sizes are not at hand.
     """
 
     def __init__(
-        self, module: PolicyModule, data: PretextDataModule, processes: int = 1, cuda: bool = True
+        self,
+        module: PolicyModule,
+        data: PretextDataModule,
+        processes: int = 1,
+        cuda: bool = True,
+        two_processes: bool = False,
     ) -> None:
         policy = module.policy
         if not isinstance(policy, HFVisionLanguagePolicy):
@@ -97,6 +111,8 @@ class Planner:
         self.assumed += self.question.assumed
         self.step = _step_of(self.module, -(-data.batch_size // processes))
         self._predictor = self._new_predictor()
+        self._two_processes = two_processes
+        self._second: _Second | None = None
         self._known: dict[tuple[Step, int | None], Prediction] = {}
         self._prompts: dict[int, PromptBatch] = {}
         self._switched: dict[str, Planner] = {}
@@ -134,9 +150,33 @@ class Planner:
         step = step or self.step
         known = self._known.get((step, max_pixels))
         if known is None:
-            known = self._predictor.predict(self.prompt(max_pixels), step)
+            known = self._predicted(step, max_pixels)
             self._known[step, max_pixels] = known
         return known
+
+    def _predicted(self, step: Step, max_pixels: int | None) -> Prediction:
+        second = self._second_process()
+        if second is None:
+            return self._predictor.predict(self.prompt(max_pixels), step)
+        second.ask((step, max_pixels))
+        update = self._predictor.update(self.prompt(max_pixels), step)
+        try:
+            sampling = second.answer()
+        except EOFError:
+            self._second, self._two_processes = None, False
+            sampling = self._sampling((step, max_pixels))
+        return Prediction(sampling, update)
+
+    def _sampling(self, asked: _Asked) -> Peak | None:
+        step, max_pixels = asked
+        return self._predictor.sampling(self.prompt(max_pixels), step)
+
+    def _second_process(self) -> _Second | None:
+        """Return what rehearses sampling, all of it, so that it finds what it did before."""
+        wanted = self._two_processes and self.rehearsal.samples
+        if self._second is None and wanted and can_have_second_process():
+            self._second = SecondProcess(self._sampling)
+        return self._second
 
     def switched_on(self, setting: str) -> Planner:
         """Return a planner of the run with a setting of its policy on.
@@ -151,7 +191,7 @@ class Planner:
             assert isinstance(policy, HFVisionLanguagePolicy)
             setattr(policy, setting, True)
             other.policy, other._known, other._switched = policy, {}, {}
-            other._predictor = other._new_predictor()
+            other._predictor, other._second = other._new_predictor(), None
             self._switched[setting] = other
         return self._switched[setting]
 

@@ -101,11 +101,15 @@ class Predictor:
             prompt: The largest question, alone.
             step: How many of them, and what becomes of them.
         """
-        sampling = self._sampling(prompt, step) if self._base.samples else None
-        return Prediction(sampling, self._update(prompt, step))
+        return Prediction(self.sampling(prompt, step), self.update(prompt, step))
 
-    def _sampling(self, prompt: PromptBatch, step: Step) -> Peak:
-        """Return the peak of sampling, the same whatever leads to the same parts."""
+    def sampling(self, prompt: PromptBatch, step: Step) -> Peak | None:
+        """Return the peak of sampling, the same whatever leads to the same parts.
+
+        Arguments as in `predict`; None where another process samples.
+        """
+        if not self._base.samples:
+            return None
         part = self._base.sampled_together(prompt, step)
         key = id(prompt), _of_any_limits(step), part
         if key not in self._sampled:
@@ -154,8 +158,11 @@ class Predictor:
             self._few[key] = prompt, rehearsal.sample(prompt, step)
         return self._few[key][1]
 
-    def _update(self, prompt: PromptBatch, step: Step) -> Peak:
-        """Return the peak of an update, the same whatever leads to the same passes."""
+    def update(self, prompt: PromptBatch, step: Step) -> Peak:
+        """Return the peak of an update, the same whatever leads to the same passes.
+
+        Arguments as in `predict`.
+        """
         passes = self._base.passes(prompt, step)
         key = id(prompt), _of_any_limits(step), passes
         if key not in self._updated:

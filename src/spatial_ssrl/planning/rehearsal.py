@@ -119,6 +119,9 @@ class Rehearsal:
             prompt: The largest question, alone.
             step: How many of them, and what becomes of them.
         """
+        if self.samples:  # There since they were sampled from, whether that was rehearsed or not.
+            with self.ledger.during(parts.LANGUAGE):
+                self.ledger.watch(prompt.input_ids)
         with self.ghosts, self._device():
             prompts = self._batch(prompt, step)
             if isinstance(self.module, RLModule):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from spatial_ssrl.core.errors import ConfigError
+from spatial_ssrl.policies.tiny.timm_library import timm_library
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -33,7 +32,7 @@ def load_encoder_weights(body: nn.Module, encoder: str, kwargs: dict[str, Any], 
     """
     _check_whole(encoder, kwargs, path)
     try:
-        plain = timm.create_model(
+        plain = timm_library().create_model(
             encoder,
             pretrained=True,
             pretrained_cfg_overlay={"file": str(path)},
@@ -59,14 +58,14 @@ def _check_whole(encoder: str, kwargs: dict[str, Any], path: Path) -> None:
             f"{', '.join(_SUFFIXES)}, such as `timm.create_model(...).state_dict()` saved."
         )
     try:
-        held = load_state_dict(str(path))
+        held = timm_library().models.load_state_dict(str(path))
     except Exception as error:  # What broken files raise differs with their kind.
         raise ConfigError(
             f"encoder_weights: {path} cannot be read: {str(error).splitlines()[0]}"
         ) from error
     arguments = {name: value for name, value in kwargs.items() if name != "out_indices"}
     with torch.device("meta"):
-        wanted = timm.create_model(encoder, num_classes=0, **arguments).state_dict()
+        wanted = timm_library().create_model(encoder, num_classes=0, **arguments).state_dict()
     if lacking := [name for name in wanted if name not in held]:
         raise ConfigError(
             f"encoder_weights: {path} lacks {len(lacking)} of {len(wanted)} tensors of "

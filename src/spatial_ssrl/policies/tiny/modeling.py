@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-import timm
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -23,15 +22,15 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
-import spatial_ssrl.policies.tiny.encoder  # noqa: F401 (registers patch_resnet_nano with timm)
 from spatial_ssrl.policies.cache_argument import CACHE
 from spatial_ssrl.policies.tiny.configuration import TinyVLMConfig
+from spatial_ssrl.policies.tiny.timm_library import timm_library
 
 _FREQUENCIES = 4
 
 
 def _encoder(config: TinyVLMConfig) -> nn.Module:
-    body: nn.Module = timm.create_model(
+    body: nn.Module = timm_library().create_model(
         config.encoder, pretrained=False, features_only=True, in_chans=5, **config.encoder_kwargs
     )
     return body

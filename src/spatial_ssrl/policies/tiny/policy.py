@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
@@ -24,6 +23,7 @@ from spatial_ssrl.policies.tiny.decoder import decoder_config
 from spatial_ssrl.policies.tiny.encoder_weights import load_encoder_weights
 from spatial_ssrl.policies.tiny.modeling import TinyVLMForConditionalGeneration
 from spatial_ssrl.policies.tiny.processing import TinyVLMImageProcessor, TinyVLMProcessor
+from spatial_ssrl.policies.tiny.timm_library import timm_library
 from spatial_ssrl.policies.tiny.tokenizer import ASSISTANT, IMAGE, build_tokenizer
 
 _CORPUS_DRAWS = 200  # questions a task; enough for every clause of the built-in tasks to recur
@@ -118,6 +118,7 @@ class TinyVLM(HFVisionLanguagePolicy):
         return quantised
 
     def _build_from_scratch(self) -> PreTrainedModel:
+        timm = timm_library()
         if not timm.is_model(self.encoder):
             close = difflib.get_close_matches(self.encoder, timm.list_models(), n=3)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -158,7 +159,7 @@ class TinyVLM(HFVisionLanguagePolicy):
         }
         expected: dict[str, Any] = {}
         if self.encoder_weights is not None:  # What it was trained on; random ones take anything.
-            expected = getattr(timm.get_pretrained_cfg(self.encoder), "to_dict", dict)()
+            expected = getattr(timm_library().get_pretrained_cfg(self.encoder), "to_dict", dict)()
         return TinyVLMConfig(
             encoder=self.encoder,
             encoder_kwargs=self.encoder_kwargs,
