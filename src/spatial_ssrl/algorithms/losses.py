@@ -170,8 +170,10 @@ def gamma_weighted(
         VESPO, arXiv:2602.10693.
     """
     log_ratios = log_ratios.detach()
-    curves = (k * log_ratios + fall * (1 - log_ratios.exp()) for k, fall in (positive, negative))
-    weights = torch.where(advantages >= 0, *curves).exp()
+    above, below = (
+        power * log_ratios + fall * (1 - log_ratios.exp()) for power, fall in (positive, negative)
+    )
+    weights = torch.where(advantages >= 0, above, below).exp()
     nowhere = torch.zeros_like(logprobs, dtype=torch.bool)
     return Surrogate(-weights * advantages * logprobs, nowhere, nowhere)
 
