@@ -1,6 +1,6 @@
 """What each algorithm learns in the same number of steps, and in how many seconds.
 
-    python benchmarks/algorithms.py run                     # all of them, about 2 minutes each
+    python benchmarks/algorithms.py run                     # all of them, 4 to 6 minutes each
     python benchmarks/algorithms.py run --algorithms GRPO   # or some
     python benchmarks/algorithms.py draw                    # the figure, from what was measured
 
@@ -222,8 +222,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("run", "draw"))
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
-    parser.add_argument("--steps", type=int, default=80, help="RL steps of each")
-    parser.add_argument("--every", type=int, default=20, help="steps between validations")
+    parser.add_argument("--steps", type=int, default=200, help="RL steps of each")
+    parser.add_argument("--every", type=int, default=50, help="steps between validations")
     parser.add_argument("--questions", type=int, default=200, help="held-out questions a task")
     parser.add_argument(
         "--cold-start-minutes", type=float, default=10.0, help="budget, as of the quick-start"
