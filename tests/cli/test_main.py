@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,16 @@ def test_ctrl_c_anywhere_ends_with_130(
     monkeypatch.setattr("spatial_ssrl.cli.commands.list.list_components", stop)
     assert main(["list"]) == 130
     assert capsys.readouterr().err.strip() == "Stopped."
+
+
+def test_ctrl_c_in_code_made_on_the_fly_ends_with_130_too(tmp_path: Path) -> None:
+    program = (
+        "from spatial_ssrl.cli.main import COMMANDS, Command, main\n"
+        "def stop() -> None: exec('raise KeyboardInterrupt')\n"
+        "COMMANDS['stop'] = Command('', '', '__main__:stop')\n"
+        "raise SystemExit(main(['stop']))\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "-m", "program"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "Stopped.")

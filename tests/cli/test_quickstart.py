@@ -413,6 +413,6 @@ def test_ctrl_c_from_outside(tmp_path: Path) -> None:
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
-    assert process.returncode == 130
+    assert process.returncode == 130, said.decode()
     assert said.decode().endswith("Stopped. Run the same command again to go on.\n")
     assert "Traceback" not in said.decode()

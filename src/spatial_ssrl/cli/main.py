@@ -139,6 +139,10 @@ def main(args: list[str] | None = None) -> int:
     try:
         return _run(words, own_process=args is None)
     except KeyboardInterrupt as stop:
+        # Where Ctrl-C falls into code that is made while the program runs, as that of dataclasses
+        # is, CPython notes an interrupt nobody caught, and in the end dies of the signal whatever
+        # the exit code; the next code made clears the note (run_eval_code_obj in pythonrun.c).
+        exec("")
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return 130
     except Exception as error:  # What is no fault of the user goes on as it came.
