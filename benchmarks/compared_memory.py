@@ -10,7 +10,7 @@ import torch
 from measured_memory import ByLength, measure
 from transformers import AutoConfig
 
-from spatial_ssrl.algorithms import GRPO
+from spatial_ssrl.algorithms import GRPO, Algorithm
 from spatial_ssrl.core.questions import Question
 from spatial_ssrl.planning import GhostSource, Prediction, Predictor, Step
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings, SamplingSettings
@@ -28,7 +28,13 @@ ADAPTATIONS: dict[str, dict[str, Any]] = {
 
 
 def predicted_and_measured(
-    model: Path, policy: dict[str, Any], step: Step, questions: Sequence[Question], scratch: Path
+    model: Path,
+    policy: dict[str, Any],
+    step: Step,
+    questions: Sequence[Question],
+    scratch: Path,
+    algorithm: Algorithm | None = None,
+    mini_batches: int = 1,
 ) -> tuple[Prediction, dict[str, int]]:
     """Return the predicted peaks of a step, and the measured ones in bytes by stage.
 
@@ -38,17 +44,21 @@ def predicted_and_measured(
         step: What is predicted; a run is made to take such a step.
         questions: As many as in the step, all of one length.
         scratch: Where the Trainer may write.
+        algorithm: GRPO with a reference when None.
+        mini_batches: Optimiser steps of an update.
     """
 
     def run() -> RLModule:
         torch.manual_seed(0)
         return RLModule(
             HFVisionLanguagePolicy(str(model), **policy),
-            GRPO(kl_coefficient=0.01),
+            algorithm or GRPO(kl_coefficient=0.01),
             verifier=ByLength(),
             group_size=step.group_size,
             sampling=SamplingSettings(max_new_tokens=step.completion),
-            update=UpdateSettings(micro_batch_size=step.micro_batch, self_check=False),
+            update=UpdateSettings(
+                micro_batch_size=step.micro_batch, mini_batches=mini_batches, self_check=False
+            ),
         )
 
     module = run()

@@ -134,7 +134,7 @@ def measure(
     collate: Callable[..., Any] = module.collator()
     loader = DataLoader([list(questions)] * 2, batch_size=None, collate_fn=collate)
     trainer = Trainer(
-        max_steps=2,
+        max_steps=2 * module.steps_of_update,
         accelerator="cpu",
         devices=1,
         default_root_dir=folder,

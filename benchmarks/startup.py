@@ -21,7 +21,6 @@ from pathlib import Path
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = 3
 PACKAGES = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "jsonargparse")
-SCRIPT = "import sys; from spatial_ssrl.cli.main import main; sys.exit(main())"
 
 
 def seconds(words: list[str]) -> float:
@@ -30,7 +29,7 @@ def seconds(words: list[str]) -> float:
     for _ in range(RUNS):
         start = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-c", SCRIPT, *words],
+            [sys.executable, "-m", "spatial_ssrl", *words],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

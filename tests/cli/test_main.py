@@ -91,3 +91,23 @@ def test_ctrl_c_in_code_made_on_the_fly_ends_with_130_too(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "program"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr.strip()) == (130, "Stopped.")
+
+
+@pytest.mark.parametrize(("words", "at_once"), [(["plan", "--help"], True), (["list"], False)])
+def test_what_only_prints_leaves_at_once_when_all_is_printed(
+    words: list[str], at_once: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = (
+        "import atexit, sys\n"
+        "from spatial_ssrl.__main__ import run\n"
+        "atexit.register(print, 'closed')\n"
+        "run()\n"
+    )
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert main(words) == done.returncode == 0
+    assert done.stdout == capsys.readouterr().out + ("" if at_once else "closed\n")
+    assert main(["plan", "-c", "nowhere.yaml"]) == 2
+    done = subprocess.run([*command[:3], "plan", "-c", "nowhere.yaml"], capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.decode() == capsys.readouterr().err

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from spatial_ssrl.algorithms import GRPO
-from spatial_ssrl.planning import GhostSource, Predictor, Step, prediction
+from spatial_ssrl.algorithms import GRPO, GSPO, Algorithm
+from spatial_ssrl.planning import GhostSource, Predictor, Step, prediction, rehearsal
 from spatial_ssrl.planning.plan import Planner
+from spatial_ssrl.planning.rehearsal import Rehearsal
 from spatial_ssrl.policies import HFVisionLanguagePolicy, LoraSettings
 from spatial_ssrl.training import RLModule
+from spatial_ssrl.training.parts import Part
+from spatial_ssrl.training.updates import score_in_micro_batches
 from support.tiny_models import random_question, tiny_model, tiny_processor, write_tiny
 
 # What the benchmark does: its oracle is the allocator, which knows nothing of the planner.
@@ -46,6 +49,63 @@ def test_predictions_are_within_15_per_cent_of_measured_peaks(
     assert predicted.sampling is not None
     assert predicted.update.total == pytest.approx(measured["update"], rel=0.15)
     assert predicted.sampling.total == pytest.approx(measured["sampling"], rel=0.15)
+
+
+def test_pictures_of_a_batch_are_counted_once(tmp_path: Path) -> None:
+    """They are most of what this small a model needs."""
+    folder = write_tiny(tmp_path / "model", "qwen2_5_vl")
+    questions = [random_question(3)] * 4
+    lora, step = ADAPTATIONS["lora"], Step(4, 4, 48, 1)
+    predicted, measured = predicted_and_measured(folder, lora, step, questions, tmp_path)
+    assert predicted.sampling is not None
+    assert predicted.sampling.total == pytest.approx(measured["sampling"], rel=0.05)
+
+
+@pytest.mark.parametrize("algorithm", [GSPO(), GRPO(kl_coefficient=0.01)])
+def test_scores_of_larger_passes_than_those_that_learn(
+    algorithm: Algorithm, tmp_path: Path
+) -> None:
+    """Old or reference scores of four questions at once need more than learning from one."""
+    folder = write_tiny(tmp_path / "model", "idefics3")
+    step, questions = Step(4, 4, 48, 4), [random_question(3)] * 4
+    policy = ADAPTATIONS["lora"] | {"gradient_checkpointing": True}
+    predicted, measured = predicted_and_measured(
+        folder, policy, step, questions, tmp_path, algorithm, mini_batches=4
+    )
+    assert predicted.update.total == pytest.approx(measured["update"], rel=0.15)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_scores_that_are_not_rehearsed_need_no_more_than_learning(
+    recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = tiny_processor()
+    source = GhostSource("model", config=tiny_model(processor).config, processor=processor)
+    policy = HFVisionLanguagePolicy(
+        "model", lora=LoraSettings(rank=4), gradient_checkpointing=recompute
+    )
+    policy._processor = processor
+    module = RLModule(policy, GRPO(kl_coefficient=0.01), group_size=4)
+    prompt, step = policy.collator()([random_question(2)]), Step(3, 4, 60, 2)
+    passes = []
+    monkeypatch.setattr(
+        rehearsal,
+        "score_in_micro_batches",
+        lambda *args: passes.append(score_in_micro_batches(*args)),
+    )
+    without = Predictor(module, source).update(prompt, step).total
+    assert not passes
+    score = Rehearsal._score
+    monkeypatch.setattr(
+        Rehearsal,
+        "_score",
+        lambda self, prompts, rollouts, updated, limits: score(
+            self, prompts, rollouts, Part([], []), limits
+        ),
+    )
+    rehearsed = Predictor(module, source).update(prompt, step).total
+    assert passes
+    assert rehearsed == pytest.approx(without, rel=1e-3)
 
 
 def _deep(family: str) -> GhostSource:

@@ -24,7 +24,7 @@ from spatial_ssrl.policies.hf_vlm import HFVisionLanguagePolicy
 from spatial_ssrl.rollout import InProcess
 from spatial_ssrl.rollout.parts import parts as divided
 from spatial_ssrl.training import PolicyModule, RLModule
-from spatial_ssrl.training.parts import parts_of
+from spatial_ssrl.training.parts import Part, parts_of
 from spatial_ssrl.training.update_loss import UpdateLoss
 from spatial_ssrl.training.updates import score_in_micro_batches
 
@@ -163,11 +163,16 @@ class Rehearsal:
         return tuple((len(part.questions), len(part.completions)) for part in found)
 
     def _batch(self, prompt: PromptBatch, step: Step) -> PromptBatch:
+        # A run collates its questions at once: the one that is multiplied is not there besides.
+        with self.ledger.unnoticed(), self.ledger.during(parts.PICTURES):
+            vision = {name: self.ghosts.ghost(value) for name, value in prompt.vision.items()}
+            prompts = replace(prompt, vision=vision)
+            if step.questions > 1:
+                prompts = self.policy.select(prompts, [0] * step.questions)
+            del vision
         self.stage.enter("batch", parts.PICTURES)
         self.ledger.moments.clear()
-        vision = {name: self.ghosts.ghost(value) for name, value in prompt.vision.items()}
-        prompts = replace(prompt, vision=vision)
-        return self.policy.select(prompts, [0] * step.questions) if step.questions > 1 else prompts
+        return prompts
 
     def _moments(self) -> dict[str, Peak]:
         self.ledger.enter("", parts.LANGUAGE)
@@ -211,22 +216,10 @@ class Rehearsal:
         rollouts = self._rollouts(shape, step.group_size, logprobs=torch.zeros(shape))
         live = range(step.questions)
         limits = step.micro_batch, step.micro_batch_tokens
-        reference = None
-        if module.algorithm.needs_reference:
-            self.stage.enter(UPDATE, parts.REFERENCE)
-            with self.policy.reference(), first_passes(self.policy):
-                self.stage.enter(UPDATE, parts.LANGUAGE)
-                part = next(parts_of(self.policy, prompts, rollouts, live, *limits))
-                score_in_micro_batches(
-                    self.policy,
-                    prompts,
-                    rollouts,
-                    part.questions,
-                    limits[0],
-                    module.sampling,
-                    limits[1],
-                )
-            reference = torch.zeros(shape)
+        share = list(live)[: -(-step.questions // module.update.mini_batches)]
+        passes = list(parts_of(self.policy, prompts, rollouts, share, *limits))
+        reference = torch.zeros(shape) if module.algorithm.needs_reference else None
+        self._score(prompts, rollouts, passes[0], limits)
         scored = ScoredRollouts(
             rollouts=rollouts,
             verdicts=(),
@@ -235,7 +228,6 @@ class Rehearsal:
             old_logprobs=torch.zeros(shape),
             ref_logprobs=reference,
         )
-        share = list(live)[: -(-step.questions // module.update.mini_batches)]
         settings = replace(
             module.update,
             micro_batch_size=step.micro_batch,
@@ -250,10 +242,48 @@ class Rehearsal:
             scored,
             frozenset(live),
         )
-        passes = list(parts_of(self.policy, prompts, rollouts, share, *limits))
         self._accumulate(len(passes) > 1)
         losses = loss.parts(share, loss.normaliser(share))  # Holds its micro-batch meanwhile.
         self._backward(next(losses).loss)
+
+    def _score(
+        self,
+        prompts: PromptBatch,
+        rollouts: Rollouts,
+        updated: Part,
+        limits: tuple[int, int | None],
+    ) -> None:
+        """Rehearse scoring without gradient, but where an update surely needs more.
+
+        A pass that learns holds all that one without gradient does, so scores matter only while
+        the reference is there besides, or where scored passes are larger: a mini-batch may have
+        fewer questions than a micro-batch.
+        """
+        module = self.module
+        assert isinstance(module, RLModule)
+        needs_reference = module.algorithm.needs_reference
+        if not needs_reference and not module.scores_anew and self.samples:
+            return
+        questions, (size, tokens) = range(len(prompts.questions)), limits
+        part = next(parts_of(self.policy, prompts, rollouts, questions, size, tokens))
+        larger = len(part.completions) > len(updated.completions)
+        before = self.ledger.total
+        self.stage.enter(UPDATE, parts.REFERENCE)
+        with (
+            self.policy.reference() if needs_reference else nullcontext(),
+            first_passes(self.policy),
+        ):
+            self.stage.enter(UPDATE, parts.LANGUAGE)
+            if larger or self.ledger.total > before:
+                score_in_micro_batches(
+                    self.policy,
+                    prompts,
+                    rollouts,
+                    part.questions,
+                    size,
+                    module.sampling,
+                    tokens,
+                )
 
     def _learn(self, prompts: PromptBatch, step: Step) -> None:
         """Rehearse a step of the cold start."""

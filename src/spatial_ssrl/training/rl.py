@@ -203,10 +203,14 @@ class RLModule(PolicyModule):
     def _with_old_logprobs(self, prompts: PromptBatch, groups: Groups) -> Groups:
         """Add log-probabilities under the weights that sampled, which are still the present."""
         old = groups.rollouts.logprobs
-        scored = self.algorithm.needs_old_scores and not self._is_one_step
-        if old is None or scored or bool(old.isnan().any()):
+        if old is None or self.scores_anew or bool(old.isnan().any()):
             old = self._scores(prompts, groups)
         return replace(groups, old_logprobs=old)
+
+    @property
+    def scores_anew(self) -> bool:
+        """Whether old log-probabilities are scored although sampling has kept them."""
+        return self.algorithm.needs_old_scores and not self._is_one_step
 
     @property
     def _is_one_step(self) -> bool:
