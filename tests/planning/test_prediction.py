@@ -118,12 +118,15 @@ def _deep(family: str) -> GhostSource:
         config.text_config.layer_types = [usual, usual, rare, *[usual] * 6]
         config.vision_config.num_hidden_layers = 7
     else:
-        config.text_config.layer_types = ["full_attention"] * 9
         config.vision_config.depth = 7
+        if family == "qwen3_vl":  # Three layers of the tower reach into the language model.
+            config.vision_config.deepstack_visual_indexes = [1, 3, 5]
+        else:
+            config.text_config.layer_types = ["full_attention"] * 9
     return GhostSource("model", config=config, processor=processor)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3"])
 def test_few_layers_tell_of_many(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = _deep(family)
     policy = HFVisionLanguagePolicy("model", lora=LoraSettings(rank=4))
