@@ -104,7 +104,8 @@ def test_what_only_prints_leaves_at_once_when_all_is_printed(
         "run()\n"
     )
     command = [sys.executable, "-c", program, *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # What is not flushed would be lost.
+    done = subprocess.run(command, capture_output=True, text=True, env=buffered)
     assert main(words) == done.returncode == 0
     assert done.stdout == capsys.readouterr().out + ("" if at_once else "closed\n")
     assert main(["plan", "-c", "nowhere.yaml"]) == 2

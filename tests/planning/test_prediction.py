@@ -108,6 +108,26 @@ def test_scores_that_are_not_rehearsed_need_no_more_than_learning(
     assert rehearsed == pytest.approx(without, rel=1e-3)
 
 
+def test_scores_are_rehearsed_where_the_reference_comes_besides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processor = tiny_processor()
+    source = GhostSource("model", config=tiny_model(processor).config, processor=processor)
+    passes = []
+    monkeypatch.setattr(
+        rehearsal,
+        "score_in_micro_batches",
+        lambda *args: passes.append(score_in_micro_batches(*args)),
+    )
+    for on_host in (False, True):
+        policy = HFVisionLanguagePolicy("model", reference_on_host=on_host)
+        policy._processor = processor
+        module = RLModule(policy, GRPO(kl_coefficient=0.01), group_size=2)
+        prompt = policy.collator()([random_question(1)])
+        Predictor(module, source).update(prompt, Step(1, 2, 16, 1))
+        assert bool(passes) == on_host
+
+
 def _deep(family: str) -> GhostSource:
     """Return a model with more layers than are rehearsed."""
     processor = tiny_processor(family)
